@@ -1,0 +1,153 @@
+"""Images become unit vectors: the CLS embedding of a DINOv2 model."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+class ModelError(Exception):
+    """A model cannot be had or used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which model made an index: `id` is a Hub id or a folder, `revision` a commit hash or a hash of the folder."""
+
+    id: str
+    revision: str
+
+
+class Encoder(Protocol):
+    """Turns images into embeddings of shape (n, dimension): float32 unit rows."""
+
+    dimension: int
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]: ...
+
+
+def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path]:
+    """The model's pinned reference and the folder that holds its files; a Hub id is downloaded, or taken from the cache.
+
+    A folder is looked for as given and then under the project's own folder. Raises ModelError.
+    """
+    for folder in (Path(model).expanduser(), ROOT / model):
+        if (folder / "config.json").is_file():
+            return ModelRef(_folder_id(folder), _folder_revision(folder)), folder
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
+    except HFValidationError:
+        raise ModelError(f"There is no model in {model}: give a folder that holds config.json, or a Hub id.") from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"The Hub has no model {model}, or it is private (then: hf auth login).") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise ModelError(
+            f"The model {model} is neither in the cache nor to be had from the Hub: check the network, or give a folder."
+        ) from None
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{model} has no config.json with safetensors weights, so it cannot be loaded.")
+    return ModelRef(model, folder.name), folder
+
+
+class Dinov2Encoder:
+    """A DINOv2 model from a folder: L2-normalised CLS embeddings of square images, resized straight to its input."""
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        """Loads the model, which takes seconds. Raises ModelError if the folder holds no DINOv2 model."""
+        # slow imports (3 to 20 s), kept out of every start that needs no model
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # loading takes a second; the bars that matter are the build's own
+
+        self._torch = torch
+        self.device = choose_device(device)
+        try:
+            # backend="pil": the same pixels on machines with and without torchvision
+            self._processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+            model = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from None
+        if not model.config.model_type.startswith("dinov2"):
+            raise ModelError(f"The model in {folder} is a {model.config.model_type}, expected a DINOv2 model.")
+        self._model = model.eval().to(self.device)
+        self._side = _input_side(self._processor, model.config.image_size)
+        self.dimension: int = model.config.hidden_size
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Embeddings of shape (n, dimension), float32 unit rows, of square images of any size and mode."""
+        if not images:
+            return np.empty((0, self.dimension), np.float32)
+        inputs = self._processor(
+            [image.convert("RGB") for image in images],
+            size={"height": self._side, "width": self._side},
+            do_center_crop=False,  # the default crop cuts 12.5 % off every side, where sleeves and toes are
+            return_tensors="pt",
+        )
+        with self._torch.inference_mode():
+            hidden = self._model(pixel_values=inputs["pixel_values"].to(self.device)).last_hidden_state
+        vectors = hidden[:, 0].float().cpu().numpy()  # (n, d): CLS, after the last LayerNorm
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def encode_batches(
+    encoder: Encoder, images: Iterable[Image.Image], batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """The embeddings of `images` in order, one array of at most `batch_size` rows at a time."""
+    remaining = iter(images)
+    while batch := list(islice(remaining, batch_size)):
+        yield encoder.encode(batch)
+
+
+def choose_device(device: str) -> str:
+    """The torch device to use: "auto" takes CUDA, then Apple's MPS, then the CPU. Raises ModelError."""
+    import torch  # slow import: 3 s
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, present in available.items() if present)
+    if not available.get(device.split(":")[0], False):
+        raise ModelError(f"The device {device} is not available here: use auto or cpu.")
+    return device
+
+
+def _folder_id(folder: Path) -> str:
+    """The folder relative to the project where it lies inside, so that an index opens in every checkout."""
+    resolved = folder.resolve()
+    return resolved.relative_to(ROOT).as_posix() if resolved.is_relative_to(ROOT) else resolved.as_posix()
+
+
+def _folder_revision(folder: Path) -> str:
+    """A hash of the model's files, 40 hexadecimal digits as a commit has."""
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)}):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:40]
+
+
+def _input_side(processor: object, image_size: int) -> int:
+    """The side in pixels that the model is fed: its crop, or its size where it does not crop."""
+    for size in (getattr(processor, "crop_size", None), getattr(processor, "size", None)):
+        if size and (side := size.get("height") or size.get("shortest_edge")):
+            return int(side)
+    return image_size
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

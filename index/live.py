@@ -1,0 +1,74 @@
+"""The live model beside an index: loaded in the background, and trusted only if it agrees with the index."""
+
+from threading import Thread
+
+import numpy as np
+
+from embedding.encoder import Dinov2Encoder, Encoder, ModelError, fetch_model
+from embedding.image import QueryError
+from index.query import item_image
+from index.store import Index
+
+AGREEMENT = 0.999  # cosine between a stored embedding and the same image embedded now
+REEMBEDDED = 4  # images that are embedded again to see whether model and index agree
+
+
+class LiveModel:
+    """The encoder that answers uploads and sketches: loading, ready, or unavailable for a reason that it can say."""
+
+    def __init__(self, index: Index, model: str | None = None) -> None:
+        """Starts loading the index's model, or `model` instead, in the background."""
+        self._index = index
+        self._model = model
+        self._encoder: Encoder | None = None
+        self._reason: str | None = None
+        self._thread = Thread(target=self._load, name="model", daemon=True)
+
+    def start(self) -> "LiveModel":
+        self._thread.start()
+        return self
+
+    @property
+    def loading(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def reason(self) -> str | None:
+        """Why uploads and sketches cannot be answered, None if they can or the model is still loading."""
+        return self._reason
+
+    def encoder(self) -> Encoder:
+        """The encoder, once it is loaded. Raises QueryError where the model cannot be had or made another index."""
+        self._thread.join()
+        if self._encoder is None:
+            raise QueryError(self._reason or "The model could not be loaded.")
+        return self._encoder
+
+    def _load(self) -> None:
+        try:
+            self._encoder = load_agreeing(self._index, self._model)
+        except ModelError as error:
+            self._reason = f"Uploads and sketches cannot be answered now. {error}"
+        except Exception as error:
+            self._reason = "Uploads and sketches cannot be answered now: the model could not be loaded."
+            raise error
+
+
+def load_agreeing(index: Index, model: str | None = None) -> Encoder:
+    """The index's own model, loaded and compared with the index. Raises ModelError where they disagree."""
+    made_by = index.manifest.model
+    reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
+    encoder = Dinov2Encoder(folder)
+    cosine = agreement(index, encoder)
+    if cosine < AGREEMENT:
+        raise ModelError(f"This index was made by {made_by.id}; {reference.id} here gives other vectors (cosine {cosine:.3f}).")
+    return encoder
+
+
+def agreement(index: Index, encoder: Encoder) -> float:
+    """The smallest cosine between stored embeddings and the same images embedded now; -1 if even the length differs."""
+    if encoder.dimension != index.manifest.dimension:
+        return -1.0
+    items = np.linspace(0, index.manifest.count - 1, REEMBEDDED).round().astype(int)
+    again = encoder.encode([item_image(index, item) for item in items])
+    return float((again * index.embeddings[items]).sum(1).min())

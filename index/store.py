@@ -1,0 +1,204 @@
+"""The index in memory and on disk."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from index.manifest import DEFAULT_PROJECTION, FormatError, Manifest, manifest_from_json, manifest_to_json
+
+SHARD_BYTES = 256 * 2**20
+ROW_GROUP_BYTES = 64 * 2**20
+LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
+
+
+@dataclass(frozen=True)
+class Index:
+    """A set of embedded images, all in the order of their item numbers.
+
+    images: n encoded image files; labels: (n,) int32 class numbers; source_rows: (n,) int32; embeddings: (n, d)
+    float32 unit rows; coordinates: {projection: (n, 2) float32}. Raises FormatError where the shapes disagree.
+    """
+
+    manifest: Manifest
+    images: list[bytes]
+    labels: NDArray[np.int32]
+    source_rows: NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+    coordinates: dict[str, NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        n, d = self.manifest.count, self.manifest.dimension
+        shapes = {
+            "images": ((len(self.images),), (n,)),
+            "labels": (self.labels.shape, (n,)),
+            "source_rows": (self.source_rows.shape, (n,)),
+            "embeddings": (self.embeddings.shape, (n, d)),
+        }
+        for name in self.manifest.projections:
+            found = self.coordinates[name].shape if name in self.coordinates else None
+            shapes[f"coordinates of {name}"] = (found, (n, 2))
+        for name, (found, due) in shapes.items():
+            if found != due:
+                raise FormatError(f"{name} has shape {found}, expected {due}")
+
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """The default projection's coordinates, (n, 2)."""
+        return self.coordinates[DEFAULT_PROJECTION]
+
+    def class_of(self, item: int) -> str:
+        return self.manifest.classes[self.labels[item]]
+
+
+@dataclass(frozen=True)
+class NeighborLists:
+    """The nearest other items of every item, best first: ids (n, k) int32, distances (n, k) float32 (1 - cosine)."""
+
+    ids: NDArray[np.int32]
+    distances: NDArray[np.float32]
+
+
+def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
+    """Writes the Parquet shards and the manifest into `folder`, which must not hold an index yet."""
+    (folder / "data").mkdir(parents=True)
+    table = _table(index, neighbors)
+    row_bytes = 4 * index.manifest.dimension + sum(map(len, index.images)) // max(1, len(index.images)) + 256
+    shards = -(-table.num_rows * row_bytes // SHARD_BYTES)
+    rows = -(-table.num_rows // shards)
+    files = {}
+    for shard in range(shards):
+        name = f"data/train-{shard:05d}-of-{shards:05d}.parquet"
+        pq.write_table(
+            table.slice(shard * rows, rows),
+            folder / name,
+            row_group_size=max(1, ROW_GROUP_BYTES // row_bytes),
+            compression={column: "zstd" for column in table.column_names if column != "embedding"}
+            | {"embedding.list.element": "none"},  # unit vectors do not compress, and would load three times slower
+            use_dictionary=False,
+            write_statistics=False,
+        )
+        files[name] = file_sha256(folder / name)
+    (folder / "manifest.json").write_text(manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8")
+
+
+def load_index(folder: Path) -> Index:
+    """The index in `folder`. Raises FormatError where a file is missing, truncated or not what the manifest says."""
+    manifest = load_manifest(folder)
+    names = ["image", "label", "source_row", "embedding", "x", "y"]
+    names += [f"{name}_{axis}" for name in manifest.projections if name != DEFAULT_PROJECTION for axis in "xy"]
+    table = read_table(folder, manifest, names)
+    embeddings = _matrix(table["embedding"], manifest.dimension)
+    norms = np.linalg.norm(embeddings, axis=1)
+    if not np.allclose(norms, 1, atol=1e-3):  # NaN fails too
+        item = int(np.flatnonzero(~np.isclose(norms, 1, atol=1e-3))[0])
+        raise FormatError(f"embedding of item {item} has length {norms[item]:.4g}, expected 1")
+    labels = table["label"].to_numpy().astype(np.int32)
+    if labels.size and not (0 <= labels.min() and labels.max() < len(manifest.classes)):
+        raise FormatError(f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}")
+    return Index(
+        manifest=manifest,
+        images=pa.compute.struct_field(table["image"], "bytes").to_pylist(),
+        labels=labels,
+        source_rows=table["source_row"].to_numpy().astype(np.int32),
+        embeddings=embeddings,
+        coordinates={name: _coordinates(table, name) for name in manifest.projections},
+    )
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of the index in `folder`. Raises FormatError."""
+    try:
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+    except OSError:
+        raise FormatError(f"{folder} is not an index: it has no readable manifest.json") from None
+    return manifest_from_json(text)
+
+
+def read_table(folder: Path, manifest: Manifest, columns: list[str]) -> pa.Table:
+    """Columns of all shards that the manifest names, in item order. Raises FormatError."""
+    tables = []
+    for name in sorted(manifest.files):
+        if not (folder / name).is_file():
+            raise FormatError(f"{name} is missing")
+        try:
+            tables.append(pq.read_table(folder / name, columns=columns))
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+    if not tables:
+        raise FormatError("manifest.json names no data files")
+    table = pa.concat_tables(tables)
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise FormatError(f"the data has no column {missing[0]}")
+    return table
+
+
+def file_sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
+    n, d = index.embeddings.shape
+    columns = {
+        "image": pa.array([{"bytes": data, "path": None} for data in index.images], _IMAGE),
+        "label": pa.array(index.labels.astype(np.int64)),
+        "source_row": pa.array(index.source_rows),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(index.embeddings.ravel()), d),
+        "x": pa.array(index.map[:, 0]),
+        "y": pa.array(index.map[:, 1]),
+    }
+    for name, points in index.coordinates.items():
+        if name != DEFAULT_PROJECTION:
+            columns |= {f"{name}_x": pa.array(points[:, 0]), f"{name}_y": pa.array(points[:, 1])}
+    columns["neighbors"] = _neighbors_column(neighbors)
+    table = pa.table(columns)
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": _features(index, table)}})})
+
+
+_IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def _neighbors_column(neighbors: NeighborLists) -> pa.StructArray:
+    n, k = neighbors.ids.shape
+    offsets = pa.array(np.arange(0, n * k + 1, k, dtype=np.int32) if k else np.zeros(n + 1, np.int32))
+    ids = pa.ListArray.from_arrays(offsets, pa.array(neighbors.ids.ravel().astype(np.int32)))
+    distances = pa.ListArray.from_arrays(offsets, pa.array(neighbors.distances.ravel().astype(np.float32)))
+    return pa.StructArray.from_arrays([ids, distances], ["ids", "distances"])
+
+
+def _features(index: Index, table: pa.Table) -> dict:
+    """The column types as the `datasets` library writes them, so that images and classes appear as such there."""
+    value = lambda dtype: {"dtype": dtype, "_type": "Value"}  # noqa: E731
+    features = {name: value("float32") for name in table.column_names}
+    return features | {
+        "image": {"_type": "Image"},
+        "label": {"names": list(index.manifest.classes), "_type": "ClassLabel"},
+        "source_row": value("int32"),
+        "embedding": {"feature": value("float32"), "length": index.manifest.dimension, "_type": "List"},
+        "neighbors": {
+            "ids": {"feature": value("int32"), "_type": "List"},
+            "distances": {"feature": value("float32"), "_type": "List"},
+        },
+    }
+
+
+def _matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
+    """A fixed-size list column as an (n, dimension) float32 matrix; float16 columns are upcast once, here."""
+    if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != dimension:
+        raise FormatError(f"embedding has type {column.type}, expected a list of {dimension} numbers")
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(flat.reshape(-1, dimension), dtype=np.float32)
+
+
+def _coordinates(table: pa.Table, name: str) -> NDArray[np.float32]:
+    prefix = "" if name == DEFAULT_PROJECTION else f"{name}_"
+    points = np.stack([table[f"{prefix}{axis}"].to_numpy() for axis in "xy"], axis=1).astype(np.float32)
+    if not np.isfinite(points).all():
+        raise FormatError(f"coordinates of {name} are not all finite")
+    return points
