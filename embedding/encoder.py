@@ -9,7 +9,12 @@ from typing import Protocol
 
 import numpy as np
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,7 +53,9 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except HFValidationError:
-        raise ModelError(f"There is no model in {model}: give a folder that holds config.json, or a Hub id.") from None
+        raise ModelError(
+            f"There is no model in {model}: give a folder that holds config.json, or a Hub id."
+        ) from None
     except RepositoryNotFoundError:
         raise ModelError(f"The Hub has no model {model}, or it is private (then: hf auth login).") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
@@ -78,12 +85,18 @@ class Dinov2Encoder:
             # backend="pil": the same pixels on machines with and without torchvision
             self._processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
             model = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from None
         if not model.config.model_type.startswith("dinov2"):
-            raise ModelError(f"The model in {folder} is a {model.config.model_type}, expected a DINOv2 model.")
+            raise ModelError(
+                f"The model in {folder} is a {model.config.model_type}, expected a DINOv2 model."
+            )
         self._model = model.eval().to(self.device)
         self._side = _input_side(self._processor, model.config.image_size)
         self.dimension: int = model.config.hidden_size

@@ -36,7 +36,9 @@ class Preparation:
     center: Literal["box", "mass"] = "box"
 
 
-def open_image(file: Path | str | BinaryIO, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    file: Path | str | BinaryIO, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """The first frame of an image file, upright, with 8 bits a channel, as L, RGB or RGBA.
 
     Pixels are counted before they are decoded. Raises QueryError for anything that is not a sound image.
@@ -45,7 +47,9 @@ def open_image(file: Path | str | BinaryIO, max_bytes: int = MAX_BYTES, max_pixe
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
-        raise QueryError(f"The image has more than {max_pixels / 1e6:.0f} million pixels: make it smaller.") from None
+        raise QueryError(
+            f"The image has more than {max_pixels / 1e6:.0f} million pixels: make it smaller."
+        ) from None
     except Exception:  # Pillow's plugins raise struct.error, SyntaxError, ... on hostile headers
         raise QueryError("The file is not a PNG, JPEG, WebP, GIF, BMP or AVIF image.") from None
     if image.width * image.height > max_pixels:
@@ -147,7 +151,9 @@ def _check_bytes(file: Path | str | BinaryIO, max_bytes: int) -> None:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # Pillow's convert("L") clips 16 bits instead of scaling
+    if (
+        image.mode.startswith("I") or image.mode == "F"
+    ):  # Pillow's convert("L") clips 16 bits instead of scaling
         values = np.asarray(image, np.float32)
         scale = 257 if image.mode.startswith("I;16") or values.max() > 255 else 1
         return Image.fromarray((values / scale).clip(0, 255).round().astype(np.uint8))
@@ -198,7 +204,9 @@ def _refit(image: Image.Image, ground: float, preparation: Preparation) -> Image
     pixels = np.asarray(image.convert("L"), np.float32)
     ink = 255 - pixels if ground > 127 else pixels
     floor = 255 - ground if ground > 127 else ground
-    ink = ((ink - floor) * (255 / (255 - floor))).clip(0, 255)  # the ground itself becomes 0, as in the data set
+    ink = ((ink - floor) * (255 / (255 - floor))).clip(
+        0, 255
+    )  # the ground itself becomes 0, as in the data set
     left, top, right, bottom = _box(ink)
     cut = Image.fromarray(ink[top:bottom, left:right].round().astype(np.uint8))
     size = preparation.size

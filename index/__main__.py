@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:  # no space, no permission: the finished parts stay where they are
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"Cannot read or write{where}: {error.strerror or error}. Mend that and run the same command again.")
+        return _fail(
+            f"Cannot read or write{where}: {error.strerror or error}. Mend that and run the same command again."
+        )
     except KeyboardInterrupt:
         return _fail("Interrupted. The same command goes on from here.", 130)
 
@@ -30,15 +32,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="build | check")
     build = commands.add_parser("build", help="embed, lay out and measure a set of images")
     build.set_defaults(run=_build)
-    build.add_argument("source", help=f"a preset ({', '.join(PRESETS)}), a Hub dataset id, or a folder of Parquet or images")
+    build.add_argument(
+        "source", help=f"a preset ({', '.join(PRESETS)}), a Hub dataset id, or a folder of Parquet or images"
+    )
     build.add_argument("--out", type=Path, required=True, help="the folder that the index appears in")
     build.add_argument("--title", help="what the index is called (default: the source's name)")
     build.add_argument("--split", default="train")
     build.add_argument("--image-column", help="default: the first column of images")
     build.add_argument("--label-column", help="default: the first column of classes")
-    build.add_argument("--limit", type=_whole(0), default=5000, help="how many images to draw, 0 = all (default 5000)")
+    build.add_argument(
+        "--limit", type=_whole(0), default=5000, help="how many images to draw, 0 = all (default 5000)"
+    )
     build.add_argument("--seed", type=_whole(0), default=42)
-    build.add_argument("--model", default=DEFAULT_MODEL, help=f"a Hub id or a folder (default {DEFAULT_MODEL})")
+    build.add_argument(
+        "--model", default=DEFAULT_MODEL, help=f"a Hub id or a folder (default {DEFAULT_MODEL})"
+    )
     build.add_argument("--revision", help="the model's revision (default: the newest)")
     build.add_argument("--batch-size", type=_whole(1), default=64)
     build.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

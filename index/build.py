@@ -191,7 +191,9 @@ def _read(request: BuildRequest, work: Path, say: Callable[[str], None]) -> Imag
     selection = read_source(request.source)
     images = _prepare_images(request, selection)
     table = pa.table({"data": images.data, "label": images.labels, "source_row": images.source_rows})
-    about = {key: value for key, value in asdict(images).items() if key not in ("data", "labels", "source_rows")}
+    about = {
+        key: value for key, value in asdict(images).items() if key not in ("data", "labels", "source_rows")
+    }
     table = table.replace_schema_metadata({"about": json.dumps(about)})
     _write_whole(file, lambda stream: pq.write_table(table, stream, compression="none"))
     return images
@@ -216,7 +218,9 @@ def _prepare_images(request: BuildRequest, selection: Selection) -> Images:
     """Every readable image of the selection, in the form that a probe of them shows the data set to have."""
     rows = selection.rows
     probe = rows[:: -(-len(rows) // PROBED)]
-    preparation = infer_preparation([image for _, image in _readable(selection.read(probe), [])] or [_NOTHING])
+    preparation = infer_preparation(
+        [image for _, image in _readable(selection.read(probe), [])] or [_NOTHING]
+    )
     skipped: list[str] = []
     data, labels, source_rows = [], [], []
     progress = tqdm(selection.read(rows), "Reading", len(rows), unit="image", smoothing=0.1)
@@ -268,10 +272,16 @@ def _embed(
     """The embeddings (n, d), part by part; parts of an interrupted build are taken as they are."""
     parts = work / "embeddings"
     parts.mkdir(exist_ok=True)
-    step = -(-PART // request.batch_size) * request.batch_size  # whole batches, so that going on gives the same bytes
+    step = (
+        -(-PART // request.batch_size) * request.batch_size
+    )  # whole batches, so that going on gives the same bytes
     starts = range(0, len(images.data), step)
     files = [parts / f"{start:09d}.npy" for start in starts]
-    done = sum(min(step, len(images.data) - start) for start, file in zip(starts, files, strict=True) if file.is_file())
+    done = sum(
+        min(step, len(images.data) - start)
+        for start, file in zip(starts, files, strict=True)
+        if file.is_file()
+    )
     if done:
         say(f"Going on: {done} of {len(images.data)} images were embedded before.")
     encoder = Dinov2Encoder(folder, request.device) if done < len(images.data) else None

@@ -24,9 +24,13 @@ def make_card(manifest: Manifest) -> str:
         "pretty_name": f"{manifest.title}, embedded with DINOv2",
         "task_categories": ["image-feature-extraction"],
         "tags": ["image-similarity", "embeddings", "dinov2", "umap"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+        ],
     }
-    rows = "\n".join(f"| {name} | {value} | {meaning} |" for name, value, meaning in describe_metrics(manifest))
+    rows = "\n".join(
+        f"| {name} | {value} | {meaning} |" for name, value, meaning in describe_metrics(manifest)
+    )
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=manifest.title,
         count=f"{manifest.count:,}",

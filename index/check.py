@@ -66,7 +66,9 @@ def _check_neighbors(index: Index, folder: Path) -> str:
         due = search(index, index.embeddings[item], len(listed["ids"]), exclude=item)
         distances = [1 - neighbor.similarity for neighbor in due]
         real = 1 - index.embeddings[listed["ids"]] @ index.embeddings[item] if listed["ids"] else []
-        if not (np.allclose(listed["distances"], distances, atol=1e-4) and np.allclose(real, distances, atol=1e-4)):
+        if not (
+            np.allclose(listed["distances"], distances, atol=1e-4) and np.allclose(real, distances, atol=1e-4)
+        ):
             raise FormatError(f"the listed neighbors of item {item} are not its nearest")
     return f"neighbors: right for {len(items)} items searched again"
 
@@ -95,8 +97,12 @@ def _check_model(index: Index, model: str | None) -> str:
     except ModelError as error:
         return f"model: NOT verified. {error}"
     if reference.revision != made_by.revision:
-        raise FormatError(f"the embeddings are of {made_by.id} at {made_by.revision}, this is {reference.revision}")
+        raise FormatError(
+            f"the embeddings are of {made_by.id} at {made_by.revision}, this is {reference.revision}"
+        )
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
-        raise FormatError(f"images embedded again differ from the index (cosine {cosine:.4f}, expected {AGREEMENT})")
+        raise FormatError(
+            f"images embedded again differ from the index (cosine {cosine:.4f}, expected {AGREEMENT})"
+        )
     return f"model: {made_by.id} embeds images again to the same vectors (cosine {cosine:.6f} or more)"

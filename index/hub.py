@@ -25,13 +25,19 @@ def fetch_index(location: str, revision: str | None = None) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return Path(snapshot_download(location, repo_type="dataset", revision=revision, allow_patterns=INDEX_FILES))
+        return Path(
+            snapshot_download(location, repo_type="dataset", revision=revision, allow_patterns=INDEX_FILES)
+        )
     except HFValidationError:
-        raise FormatError(f"there is no index in {location}: give a folder, or a Hub id such as owner/name") from None
+        raise FormatError(
+            f"there is no index in {location}: give a folder, or a Hub id such as owner/name"
+        ) from None
     except RevisionNotFoundError:
         raise FormatError(f"the Hub dataset {location} has no revision {revision}") from None
     except RepositoryNotFoundError:
-        raise FormatError(f"the Hub has no dataset {location}, or it is private (then: hf auth login)") from None
+        raise FormatError(
+            f"the Hub has no dataset {location}, or it is private (then: hf auth login)"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise FormatError(
             f"the Hub dataset {location} is neither in the cache nor to be had now: check the network"

@@ -1,6 +1,6 @@
 """The live model beside an index: loaded in the background, and trusted only if it agrees with the index."""
 
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 
@@ -17,20 +17,20 @@ class LiveModel:
     """The encoder that answers uploads and sketches: loading, ready, or unavailable for a reason that it can say."""
 
     def __init__(self, index: Index, model: str | None = None) -> None:
-        """Starts loading the index's model, or `model` instead, in the background."""
+        """The index's model, or `model` instead; nothing is loaded before `start`."""
         self._index = index
         self._model = model
         self._encoder: Encoder | None = None
         self._reason: str | None = None
-        self._thread = Thread(target=self._load, name="model", daemon=True)
+        self._settled = Event()
 
-    def start(self) -> "LiveModel":
-        self._thread.start()
-        return self
+    def start(self) -> None:
+        """Starts loading, which takes seconds, in the background."""
+        Thread(target=self._load, name="model", daemon=True).start()
 
     @property
     def loading(self) -> bool:
-        return self._thread.is_alive()
+        return not self._settled.is_set()
 
     @property
     def reason(self) -> str | None:
@@ -38,8 +38,8 @@ class LiveModel:
         return self._reason
 
     def encoder(self) -> Encoder:
-        """The encoder, once it is loaded. Raises QueryError where the model cannot be had or made another index."""
-        self._thread.join()
+        """The encoder; waits until it is loaded. Raises QueryError where the model cannot be had or made another index."""
+        self._settled.wait()
         if self._encoder is None:
             raise QueryError(self._reason or "The model could not be loaded.")
         return self._encoder
@@ -52,6 +52,8 @@ class LiveModel:
         except Exception as error:
             self._reason = "Uploads and sketches cannot be answered now: the model could not be loaded."
             raise error
+        finally:
+            self._settled.set()
 
 
 def load_agreeing(index: Index, model: str | None = None) -> Encoder:
@@ -61,7 +63,9 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     encoder = Dinov2Encoder(folder)
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
-        raise ModelError(f"This index was made by {made_by.id}; {reference.id} here gives other vectors (cosine {cosine:.3f}).")
+        raise ModelError(
+            f"This index was made by {made_by.id}; {reference.id} here gives other vectors (cosine {cosine:.3f})."
+        )
     return encoder
 
 

@@ -109,5 +109,7 @@ def manifest_from_json(text: str) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         raise FormatError(f"manifest.json is wrong at {where}: {first['msg']}") from None
     if manifest.fingerprint != fingerprint(manifest.model, manifest.preparation):
-        raise FormatError("manifest.json names another model or preparation than the one that made the embeddings")
+        raise FormatError(
+            "manifest.json names another model or preparation than the one that made the embeddings"
+        )
     return manifest

@@ -54,7 +54,9 @@ def _umap(
         init="spectral" if len(embeddings) > 50 else "random",
         tqdm_kwds={"desc": "Projecting", "disable": not progress, "bar_format": None, "unit": "epoch"},
     )
-    with warnings.catch_warnings():  # no search index comes along, and none is needed: place() does not use UMAP
+    with (
+        warnings.catch_warnings()
+    ):  # no search index comes along, and none is needed: place() does not use UMAP
         warnings.filterwarnings("ignore", message="precomputed_knn")
         return reducer.fit_transform(embeddings).astype(np.float32)
 
@@ -66,4 +68,8 @@ def _pca(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     points = np.zeros((len(embeddings), 2), np.float32)
     width = min(2, singular.size)
     points[:, :width] = left[:, :width] * singular[:width]
-    return np.where(np.isfinite(points), points, 0) if math.isfinite(float(points.sum())) else np.zeros_like(points)
+    return (
+        np.where(np.isfinite(points), points, 0)
+        if math.isfinite(float(points.sum()))
+        else np.zeros_like(points)
+    )

@@ -139,7 +139,11 @@ def describe_metrics(manifest: Manifest) -> list[tuple[str, str, str]]:
         ("k-NN accuracy", found.knn_accuracy, votes),
         ("precision@5", found.precision_at_5, "share of the five nearest that are of the same class"),
         ("trustworthiness", found.trustworthiness, "of the map, 15 neighbors: are neighbors on it true ones"),
-        ("recall@15", found.recall_at_15, "of the map: share of the 15 true neighbors among the 15 nearest on it"),
+        (
+            "recall@15",
+            found.recall_at_15,
+            "of the map: share of the 15 true neighbors among the 15 nearest on it",
+        ),
         ("raw pixels: k-NN accuracy", found.pixel_knn_accuracy, f"the baseline; {votes}"),
         ("raw pixels: silhouette", found.pixel_silhouette, "the baseline; cosine"),
     ]

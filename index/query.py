@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.encoder import Encoder
-from embedding.image import QueryError, conform, is_blank, prepare
+from embedding.image import PHOTO_SIDE, QueryError, conform, is_blank, prepare, shrink
 from index.projection import PLACED_BY, place
 from index.search import Neighbor, search, vote_shares
 from index.store import Index
@@ -28,13 +28,15 @@ Kind = Literal["class", "item", "image", "sketch"]
 class Query:
     """What is asked, already embedded: `embedding` is a float32 unit vector (d,), `item` the row if it is indexed.
 
-    `image` is what the model sees; `milliseconds` says what preparing and embedding it took.
+    `image` is what the model sees, `original` what a new image looked like before, reduced; `milliseconds` says what
+    preparing and embedding took.
     """
 
     kind: Kind
     image: Image.Image
     embedding: NDArray[np.float32]
     item: int | None = None
+    original: Image.Image | None = None
     milliseconds: Mapping[str, float] = field(default_factory=lambda: {"prepare": 0.0, "embed": 0.0})
 
 
@@ -81,7 +83,7 @@ def query_image(
     between = perf_counter()
     embedding = encoder.encode([prepared])[0]
     milliseconds = {"prepare": 1e3 * (between - start), "embed": 1e3 * (perf_counter() - between)}
-    return Query(kind, prepared, embedding, None, milliseconds)
+    return Query(kind, prepared, embedding, None, shrink(image, PHOTO_SIDE), milliseconds)
 
 
 def answer(index: Index, query: Query, k: int = DEFAULT_K) -> Answer:
@@ -112,11 +114,20 @@ def find_class(classes: tuple[str, ...], label: object) -> int:
             return matches[0]
     if len(letters := _letters(wanted)) >= 3:
         names = [_letters(name) for name in classes]
-        matches = [n for n, name in enumerate(names) if name.startswith(letters) or len(name) >= 3 and letters.startswith(name)]
+        matches = [
+            n
+            for n, name in enumerate(names)
+            if name.startswith(letters) or len(name) >= 3 and letters.startswith(name)
+        ]
         if len(matches) == 1:
             return matches[0]
     shown = f"There is no class {wanted[:80]!r}" if wanted else "No class was given"
     raise QueryError(f"{shown}: the classes are {', '.join(classes)}.")
+
+
+def filled_classes(index: Index) -> tuple[str, ...]:
+    """The names of the classes that have items, in the order of their numbers."""
+    return tuple(index.manifest.classes[label] for label in np.unique(index.labels))
 
 
 def item_image(index: Index, item: int) -> Image.Image:
@@ -140,7 +151,11 @@ def _vote(neighbors: tuple[Neighbor, ...], classes: int) -> tuple[tuple[int, flo
         return ()
     labels = np.array([[neighbor.label for neighbor in neighbors]])
     shares = vote_shares(labels, np.array([[neighbor.similarity for neighbor in neighbors]]), classes)[0]
-    return tuple((int(label), float(shares[label])) for label in np.argsort(-shares, kind="stable") if shares[label] > 0)
+    return tuple(
+        (int(label), float(shares[label]))
+        for label in np.argsort(-shares, kind="stable")
+        if shares[label] > 0
+    )
 
 
 def _position(index: Index, query: Query, found: tuple[Neighbor, ...]) -> tuple[float, float]:

@@ -22,7 +22,9 @@ class Neighbor:
     similarity: float
 
 
-def search(index: Index, embedding: NDArray[np.float32], k: int, exclude: int | None = None) -> tuple[Neighbor, ...]:
+def search(
+    index: Index, embedding: NDArray[np.float32], k: int, exclude: int | None = None
+) -> tuple[Neighbor, ...]:
     """The k items most similar to a unit `embedding` of shape (d,), best first; fewer if the index is smaller.
 
     `exclude` is left out: an indexed query is not its own neighbor. The order is that of float64 arithmetic, ties by
@@ -56,14 +58,20 @@ def neighbors_of_items(
         scores = embeddings[chunk] @ embeddings.T  # (m, n)
         scores[np.arange(len(chunk)), chunk] = -np.inf
         wider = min(k + 8, len(embeddings) - 1)  # room for what rounding put just outside
-        near = np.argpartition(scores, -wider, axis=1)[:, -wider:] if wider else np.empty((len(chunk), 0), np.int64)
+        near = (
+            np.argpartition(scores, -wider, axis=1)[:, -wider:]
+            if wider
+            else np.empty((len(chunk), 0), np.int64)
+        )
         near.sort(axis=1)
         exact = np.einsum("mkd,md->mk", embeddings[near], embeddings[chunk], dtype=np.float64)
         best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
         yield np.take_along_axis(near, best, 1).astype(np.int32), np.take_along_axis(exact, best, 1)
 
 
-def vote_shares(labels: NDArray[np.int32], similarities: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+def vote_shares(
+    labels: NDArray[np.int32], similarities: NDArray[np.float64], classes: int
+) -> NDArray[np.float64]:
     """Class shares (m, classes) of the neighbors' labels (m, k), each weighted by exp(similarity / 0.07); rows sum to 1."""
     weights = np.exp((similarities - similarities.max(1, keepdims=True)) / VOTE_TEMPERATURE)
     shares = np.zeros((len(labels), classes))

@@ -129,7 +129,9 @@ def _load(datasets: object, location: str, split: str, revision: str | None) -> 
     try:
         return datasets.load_dataset(location, split=split, revision=revision)
     except datasets.exceptions.DatasetNotFoundError:
-        raise SourceError(f"The Hub has no dataset {location}, or it is private (then: hf auth login).") from None
+        raise SourceError(
+            f"The Hub has no dataset {location}, or it is private (then: hf auth login)."
+        ) from None
     except (ConnectionError, OSError) as error:
         if isinstance(error, PermissionError) or getattr(error, "errno", None) == 28:
             raise
@@ -146,9 +148,13 @@ def _hub_revision(dataset: str) -> str:
     try:
         return str(HfApi().dataset_info(dataset).sha)
     except RepositoryNotFoundError:
-        raise SourceError(f"The Hub has no dataset {dataset}, or it is private (then: hf auth login).") from None
+        raise SourceError(
+            f"The Hub has no dataset {dataset}, or it is private (then: hf auth login)."
+        ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise SourceError(f"The Hub cannot be reached for {dataset}: check the network ({_first_line(error)})") from None
+        raise SourceError(
+            f"The Hub cannot be reached for {dataset}: check the network ({_first_line(error)})"
+        ) from None
 
 
 def _image_column(table: object, datasets: object, wanted: str | None) -> str:
@@ -186,7 +192,9 @@ def _classes(table: object, datasets: object, column: str | None) -> tuple[tuple
     return tuple(names + [UNLABELED] * (len(names) in numbers)), numbers
 
 
-def _dataset_items(pictures: object, column: str, labels: list[int], rows: Sequence[int]) -> Iterator[SourceItem]:
+def _dataset_items(
+    pictures: object, column: str, labels: list[int], rows: Sequence[int]
+) -> Iterator[SourceItem]:
     for row, record in zip(rows, pictures.select(rows), strict=True):
         picture = record[column] or {"bytes": b"", "path": None}
         data = picture["bytes"] if picture["bytes"] is not None else _read_bytes(Path(picture["path"]))
@@ -195,12 +203,20 @@ def _dataset_items(pictures: object, column: str, labels: list[int], rows: Seque
 
 def _read_image_folder(request: SourceRequest, folder: Path) -> Selection:
     split = folder / request.split
-    if split.is_dir() and any(child.is_dir() for child in split.iterdir()):  # folder/train/<class>/..., as ImageNet's
+    if split.is_dir() and any(
+        child.is_dir() for child in split.iterdir()
+    ):  # folder/train/<class>/..., as ImageNet's
         folder = split
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    files = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    )
+    files = [
+        file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
     if not files:
-        raise SourceError(f"There are no images in {folder}: expected {', '.join(sorted(IMAGE_SUFFIXES))} files.")
+        raise SourceError(
+            f"There are no images in {folder}: expected {', '.join(sorted(IMAGE_SUFFIXES))} files."
+        )
     names = [file.relative_to(folder).parts[0] if file.parent != folder else UNLABELED for file in files]
     classes = tuple(sorted(set(names)))
     if len(classes) == 1:
@@ -218,7 +234,9 @@ def _read_image_folder(request: SourceRequest, folder: Path) -> Selection:
     return Selection(source.id, source, classes, rows, partial(_folder_items, folder, files, labels))
 
 
-def _folder_items(folder: Path, files: list[Path], labels: list[int], rows: Sequence[int]) -> Iterator[SourceItem]:
+def _folder_items(
+    folder: Path, files: list[Path], labels: list[int], rows: Sequence[int]
+) -> Iterator[SourceItem]:
     for row in rows:
         yield SourceItem(row, labels[row], _read_bytes(files[row]), files[row].relative_to(folder).as_posix())
 
@@ -234,7 +252,9 @@ def _read_bytes(file: Path) -> bytes:
 def _card(folder: Path) -> dict:
     """The front matter of a folder's README.md, as the Hub's dataset cards have; empty where there is none."""
     readme = folder / "README.md"
-    match = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.S) if readme.is_file() else None
+    match = (
+        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.S) if readme.is_file() else None
+    )
     try:
         front = yaml.safe_load(match[1]) if match else {}
     except yaml.YAMLError:

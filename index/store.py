@@ -79,19 +79,25 @@ def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
             folder / name,
             row_group_size=max(1, ROW_GROUP_BYTES // row_bytes),
             compression={column: "zstd" for column in table.column_names if column != "embedding"}
-            | {"embedding.list.element": "none"},  # unit vectors do not compress, and would load three times slower
+            | {
+                "embedding.list.element": "none"
+            },  # unit vectors do not compress, and would load three times slower
             use_dictionary=False,
             write_statistics=False,
         )
         files[name] = file_sha256(folder / name)
-    (folder / "manifest.json").write_text(manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8")
+    (folder / "manifest.json").write_text(
+        manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8"
+    )
 
 
 def load_index(folder: Path) -> Index:
     """The index in `folder`. Raises FormatError where a file is missing, truncated or not what the manifest says."""
     manifest = load_manifest(folder)
     names = ["image", "label", "source_row", "embedding", "x", "y"]
-    names += [f"{name}_{axis}" for name in manifest.projections if name != DEFAULT_PROJECTION for axis in "xy"]
+    names += [
+        f"{name}_{axis}" for name in manifest.projections if name != DEFAULT_PROJECTION for axis in "xy"
+    ]
     table = read_table(folder, manifest, names)
     embeddings = _matrix(table["embedding"], manifest.dimension)
     norms = np.linalg.norm(embeddings, axis=1)
@@ -100,7 +106,9 @@ def load_index(folder: Path) -> Index:
         raise FormatError(f"embedding of item {item} has length {norms[item]:.4g}, expected 1")
     labels = table["label"].to_numpy().astype(np.int32)
     if labels.size and not (0 <= labels.min() and labels.max() < len(manifest.classes)):
-        raise FormatError(f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}")
+        raise FormatError(
+            f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}"
+        )
     return Index(
         manifest=manifest,
         images=pa.compute.struct_field(table["image"], "bytes").to_pylist(),
@@ -158,7 +166,9 @@ def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
             columns |= {f"{name}_x": pa.array(points[:, 0]), f"{name}_y": pa.array(points[:, 1])}
     columns["neighbors"] = _neighbors_column(neighbors)
     table = pa.table(columns)
-    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": _features(index, table)}})})
+    return table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": _features(index, table)}})}
+    )
 
 
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})

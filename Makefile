@@ -1,0 +1,42 @@
+# make run: the app on the bundled sample    make test: the tests    make fashion: the real thing
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCE ?= fashion-mnist
+MODEL ?= facebook/dinov2-base
+FASHION := data/fashion-mnist
+
+.PHONY: setup dev run fashion test lint sample clean
+
+setup: $(VENV)/.ready
+dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready: requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+run: setup
+	$(BIN)/python app.py $(ARGS)
+
+fashion: setup
+	$(BIN)/python -m index build $(SOURCE) --title Fashion-MNIST --model $(MODEL) --out $(FASHION)
+	$(BIN)/python app.py --index $(FASHION) $(ARGS)
+
+test: dev
+	$(BIN)/python -m pytest
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+sample: dev
+	$(BIN)/python assets/make_sample_source.py data/mnist-digits
+	$(BIN)/python -m index build data/mnist-digits --model assets/model --limit 0 --out assets/sample
+
+clean:
+	rm -rf $(VENV) data

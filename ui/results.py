@@ -1,0 +1,212 @@
+"""An answer as HTML for people, and as JSON for programs."""
+
+import base64
+from dataclasses import asdict
+from html import escape
+from io import BytesIO
+
+import gradio as gr
+from PIL import Image
+
+from index.query import Answer, Query
+from index.search import Neighbor
+from index.store import Index
+from ui.palette import color_of, swatch
+
+VOTE_ROWS = 5
+MAX_CRISP_SIDE = 64  # pixels
+EMPTY = (
+    '<div class="results-empty"><strong>No query yet</strong>'
+    "<p>Choose a class, upload an image, draw a sketch or click a point on the map.</p></div>"
+)
+
+
+class ResultsView(gr.HTML):
+    """Query, vote and neighbors; its value is `answer_html(...)`, its event `pick` carries the `item` clicked."""
+
+    def __init__(self, value: str = EMPTY, **layout) -> None:  # layout: elem_id, scale, ... of gr.HTML
+        super().__init__(
+            value=value,
+            html_template='<div class="results">${value}</div>',
+            js_on_load=_PICK,
+            apply_default_css=False,
+            **layout,
+        )
+
+    def preprocess(self, payload: object) -> None:
+        """Nothing: what is shown is the server's to say, so what a browser claims about it is dropped."""
+        return None
+
+    def postprocess(self, value: str | None) -> str:
+        return value or EMPTY
+
+
+def answer_html(index: Index, answer: Answer) -> str:
+    """The answer's query, vote and neighbors."""
+    return _query_html(index, answer.query) + _vote_html(index, answer) + _neighbors_html(index, answer)
+
+
+def answer_json(index: Index, answer: Answer) -> dict[str, object]:
+    """The answer in plain JSON types: classes by name, images as data URLs."""
+    query = answer.query
+    return {
+        "query": {
+            "kind": query.kind,
+            "item": query.item,
+            "label": None if query.item is None or not _labeled(index) else index.class_of(query.item),
+            "x": float(answer.position[0]),
+            "y": float(answer.position[1]),
+            "image": image_data_url(query.image),
+        },
+        "neighbors": [_neighbor_json(index, rank, found) for rank, found in enumerate(answer.neighbors, 1)],
+        "vote": [{"label": index.manifest.classes[label], "share": float(share)} for label, share in answer.vote],
+        "milliseconds": {step: float(answer.milliseconds[step]) for step in ("prepare", "embed", "search")},
+    }
+
+
+def about_json(index: Index) -> dict[str, object]:
+    """Which index and model these are, in plain JSON types."""
+    manifest = index.manifest
+    return {
+        "index": {"title": manifest.title, "source": asdict(manifest.source), "fingerprint": manifest.fingerprint},
+        "model": asdict(manifest.model),
+        "counts": {
+            "items": manifest.count,
+            "dimension": manifest.dimension,
+            "classes": {name: int((index.labels == label).sum()) for label, name in enumerate(manifest.classes)},
+        },
+        "metrics": asdict(manifest.metrics),
+        "projections": {name: asdict(projection) for name, projection in manifest.projections.items()},
+        "versions": manifest.versions,
+        "seed": manifest.seed,
+    }
+
+
+def map_json(index: Index) -> dict[str, list]:
+    """Every item's coordinates and class name, in the order of the item numbers."""
+    return {
+        "x": index.map[:, 0].tolist(),
+        "y": index.map[:, 1].tolist(),
+        "label": [index.manifest.classes[label] for label in index.labels],
+    }
+
+
+def data_url(file: bytes) -> str:
+    """An image file's bytes, as they are, as a data URL."""
+    return f"data:{_media_type(file)};base64,{base64.b64encode(file).decode()}"
+
+
+def image_data_url(image: Image.Image) -> str:
+    """An image as the data URL of a PNG."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return data_url(buffer.getvalue())
+
+
+def _neighbor_json(index: Index, rank: int, neighbor: Neighbor) -> dict[str, object]:
+    x, y = index.map[neighbor.item]
+    return {
+        "rank": rank,
+        "item": int(neighbor.item),
+        "label": index.manifest.classes[neighbor.label],
+        "similarity": float(neighbor.similarity),
+        "x": float(x),
+        "y": float(y),
+        "image": data_url(index.images[neighbor.item]),
+    }
+
+
+def _media_type(file: bytes) -> str:
+    if file.startswith(b"\x89PNG"):
+        return "image/png"
+    if file.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if file[:4] == b"RIFF" and file[8:12] == b"WEBP":
+        return "image/webp"
+    return "application/octet-stream"
+
+
+def _labeled(index: Index) -> bool:
+    return index.manifest.source.labeled
+
+
+def _query_html(index: Index, query: Query) -> str:
+    if query.item is not None:
+        title = escape(index.class_of(query.item)) if _labeled(index) else "Query"
+        mark = swatch(int(index.labels[query.item])) if _labeled(index) else ""
+        pictures = _picture(query.image, "")
+        words = f"<h3>{mark}{title}</h3><p>item {query.item}</p>"
+    else:
+        noun = "sketch" if query.kind == "sketch" else "image"
+        pictures = _picture(query.original, f"Your {noun}") if query.original else ""
+        pictures += _picture(query.image, "What the model sees")
+        words = ""
+    return f'<section class="results-query" aria-label="Query">{pictures}<div class="results-title">{words}</div></section>'
+
+
+def _picture(image: Image.Image, caption: str) -> str:
+    words = f"<figcaption>{caption}</figcaption>" if caption else ""
+    alt = caption or "Query image"
+    crisp = _crisp(max(image.size))
+    return f'<figure><img class="picture{crisp}" src="{image_data_url(image)}" alt="{alt}">{words}</figure>'
+
+
+def _crisp(side: int) -> str:
+    """The class that keeps the pixels of a small image square when it is enlarged."""
+    return " pixels" if 0 < side <= MAX_CRISP_SIDE else ""
+
+
+def _vote_html(index: Index, answer: Answer) -> str:
+    if not _labeled(index):
+        rows = '<p class="results-note">This data set has no classes, so there is no vote.</p>'
+    else:
+        rows = "".join(_bar(index.manifest.classes[label], label, share) for label, share in answer.vote[:VOTE_ROWS])
+        rows = f'<ul class="vote">{rows}</ul>'
+        if (more := len(answer.vote) - VOTE_ROWS) > 0:
+            rows += f'<p class="results-note">{more} more</p>'
+    return f'<section aria-label="Vote"><h4>Class vote</h4>{rows}</section>'
+
+
+def _bar(name: str, label: int, share: float) -> str:
+    return (
+        f'<li><span class="vote-name">{escape(name)}</span> <span class="vote-share">{_percent(share)}</span>'
+        f'<span class="vote-bar"><span style="width:{100 * share:.1f}%;background:{color_of(label)}"></span></span></li>'
+    )
+
+
+def _percent(share: float) -> str:
+    """A share in whole percent; neither nothing nor everything unless it is."""
+    if 0 < share < 0.01:
+        return "&lt;1 %"
+    if 0.995 <= share < 1:
+        return "&gt;99 %"
+    return f"{100 * share:.0f} %"
+
+
+def _neighbors_html(index: Index, answer: Answer) -> str:
+    tiles = "".join(_tile_html(index, neighbor) for neighbor in answer.neighbors)
+    number = len(answer.neighbors)
+    heading = f"{number} nearest neighbor{'' if number == 1 else 's'}"
+    return f'<section aria-label="Neighbors"><h4>{heading}</h4><div class="strip">{tiles}</div></section>'
+
+
+def _tile_html(index: Index, neighbor: Neighbor) -> str:
+    name = escape(index.manifest.classes[neighbor.label]) if _labeled(index) else ""
+    mark = swatch(neighbor.label) if _labeled(index) else ""
+    described = f"{name + ', ' if name else ''}item {neighbor.item}, similarity {neighbor.similarity:.3f}"
+    return (
+        f'<button type="button" class="tile" data-item="{neighbor.item}" title="Item {neighbor.item}: search with it" '
+        f'aria-label="{described}: search with it">'
+        f'<img class="picture{_crisp(index.manifest.preparation.size)}" src="{data_url(index.images[neighbor.item])}" alt="">'
+        f'<span class="tile-name">{mark}<span>{name}</span></span>'
+        f'<span class="tile-similarity">{neighbor.similarity:.3f}</span></button>'
+    )
+
+
+# One listener for all tiles: those are replaced with every answer.
+_PICK = """
+element.addEventListener("click", (event) => {
+  const tile = event.target.closest("[data-item]");
+  if (tile) trigger("pick", { item: Number(tile.dataset.item) });
+});
+"""

@@ -1,0 +1,38 @@
+"""A place for an image file that hands the file on unopened."""
+
+import base64
+import binascii
+from io import BytesIO
+from pathlib import Path
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+MAX_DATA_URL = 8 * 2**20  # characters; what is longer than an allowed file is not even decoded
+
+
+class ImageFile(gr.Image):
+    """gr.Image for files by click, drop and paste. gr.Image itself opens a file before the app sees it, and then fails
+    without a word on what is no image; this one leaves all of that to `open_image`.
+    """
+
+    is_template = True  # drawn by gr.Image's own front end
+
+    def __init__(self, **layout) -> None:  # layout: label, elem_id, visible, ... of gr.Image
+        super().__init__(type="filepath", image_mode=None, sources=["upload", "clipboard"], **layout)
+
+    def preprocess(self, payload: ImageData | None) -> Path | BytesIO | None:
+        """The uploaded file, or the bytes of a data URL; None if there is neither."""
+        if payload is None:
+            return None
+        if payload.url and payload.url.startswith("data:"):
+            return _decoded(payload.url)
+        return Path(payload.path) if payload.path else None
+
+
+def _decoded(url: str) -> BytesIO:
+    """The bytes of a base64 data URL; none if it is not one, which `open_image` has a sentence for."""
+    try:
+        return BytesIO(base64.b64decode(url[:MAX_DATA_URL].partition(",")[2], validate=True))
+    except (binascii.Error, ValueError):
+        return BytesIO()
