@@ -172,7 +172,8 @@ def connect_lookups(
         return on_page(desk, desk.ask(query, k))
 
     gr.on([label.input, another.click], pick_class, [label, k], on_screen, **LOOKUP, **PRIVATE)
-    view.pick(pick_item, k, on_screen, **LOOKUP, **PRIVATE)  # gr.on does not take a gr.HTML's own events (6.31)
+    # two calls: gr.on does not take a gr.HTML's own events (6.31)
+    view.pick(pick_item, k, on_screen, **LOOKUP, **PRIVATE)
     results.pick(pick_item, k, on_screen, **LOOKUP, **PRIVATE)
     k.change(change_k, [current, k], on_screen, **LOOKUP, **PRIVATE)
 
@@ -221,7 +222,7 @@ def head_html(desk: Desk) -> str:
 def notice_html(desk: Desk) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
     if desk.live.loading:
-        return "<p>The model is loading. Classes and the map work already; an upload or a sketch waits for it.</p>"
+        return "<p>The model is loading. Classes and the map work; uploads and sketches wait for it.</p>"
     return f"<p>{escape(desk.live.reason)}</p>" if desk.live.reason else ""
 
 

@@ -28,7 +28,7 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which model made an index: `id` is a Hub id or a folder, `revision` a commit hash or a hash of the folder."""
+    """Which model made an index: `id` is a Hub id or a folder, `revision` a hash of the commit or folder."""
 
     id: str
     revision: str
@@ -43,7 +43,7 @@ class Encoder(Protocol):
 
 
 def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path]:
-    """The model's pinned reference and the folder that holds its files; a Hub id is downloaded, or taken from the cache.
+    """The model's pinned reference and the folder with its files; a Hub id is downloaded, or cached already.
 
     A folder is looked for as given and then under the project's own folder. Raises ModelError.
     """
@@ -59,16 +59,15 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
     except RepositoryNotFoundError:
         raise ModelError(f"The Hub has no model {model}, or it is private (then: hf auth login).") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise ModelError(
-            f"The model {model} is neither in the cache nor to be had from the Hub: check the network, or give a folder."
-        ) from None
+        reason = "is not in the cache and the Hub is out of reach: check the network, or give a folder"
+        raise ModelError(f"The model {model} {reason}.") from None
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ModelError(f"{model} has no config.json with safetensors weights, so it cannot be loaded.")
     return ModelRef(model, folder.name), folder
 
 
 class Dinov2Encoder:
-    """A DINOv2 model from a folder: L2-normalised CLS embeddings of square images, resized straight to its input."""
+    """A DINOv2 model from a folder: L2-normalised CLS embeddings of square images."""
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         """Loads the model, which takes seconds. Raises ModelError if the folder holds no DINOv2 model."""

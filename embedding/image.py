@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF")  # MPO: what many phones call a JPEG
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 MAX_BYTES = 5 * 2**20
 MAX_PIXELS = 25_000_000
 PHOTO_SIDE = 256  # photos of mixed sizes are kept at most this large
@@ -24,9 +24,9 @@ class QueryError(ValueError):
 class Preparation:
     """How a foreign image becomes one like the images of an index.
 
-    `background` is the plain ground that the objects lie on, None where there is none. With one, an object is trimmed,
-    scaled until its longest edge is `box` pixels and centered by its bounding box or its mass on a canvas of `size`
-    pixels. Without one, the image is only shrunk to at most `size` pixels and padded to a square.
+    `background` is the plain ground that the objects lie on, None where there is none. With one, an object is
+    trimmed, scaled until its longest edge is `box` pixels, and centered by its bounding box or its mass on a
+    canvas of `size` pixels. Without one, an image is shrunk to at most `size` pixels and padded to a square.
     """
 
     grayscale: bool = False
@@ -81,7 +81,7 @@ def prepare(image: Image.Image, preparation: Preparation) -> Image.Image:
 
 
 def conform(image: Image.Image, preparation: Preparation) -> Image.Image:
-    """An image of the data set itself: mode, square and upper size only; its pixels are not touched otherwise."""
+    """An image of the data set itself: only its mode, squareness and upper size are seen to."""
     flat = flatten(image).convert("L" if preparation.grayscale else "RGB")
     return _padded(shrink(flat, preparation.size))
 
@@ -200,7 +200,7 @@ def _mass(ink: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _refit(image: Image.Image, ground: float, preparation: Preparation) -> Image.Image:
-    """The object on `image`, trimmed, scaled to the box and centered on the canvas of a data set with a ground."""
+    """The object on `image`, trimmed, scaled to the box and centered on a canvas of the data set's ground."""
     pixels = np.asarray(image.convert("L"), np.float32)
     ink = 255 - pixels if ground > 127 else pixels
     floor = 255 - ground if ground > 127 else ground
@@ -223,7 +223,7 @@ def _refit(image: Image.Image, ground: float, preparation: Preparation) -> Image
 
 
 def _corner(small: Image.Image, preparation: Preparation) -> tuple[int, int]:
-    """Where the upper left corner of the scaled object goes on the canvas, so that it is centered and inside."""
+    """Where the upper left corner of the scaled object goes, so that it is centered and on the canvas."""
     size = preparation.size
     if preparation.center == "box":
         return (size - small.width) // 2, (size - small.height) // 2

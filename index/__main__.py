@@ -20,9 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:  # no space, no permission: the finished parts stay where they are
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(
-            f"Cannot read or write{where}: {error.strerror or error}. Mend that and run the same command again."
-        )
+        return _fail(f"Cannot read or write{where}: {error.strerror or error}. Mend that and run it again.")
     except KeyboardInterrupt:
         return _fail("Interrupted. The same command goes on from here.", 130)
 

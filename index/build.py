@@ -47,7 +47,7 @@ VERSIONED = ("torch", "transformers", "datasets", "umap-learn", "scikit-learn", 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """All that decides what an index becomes; a build goes on only where an interrupted one had the same request."""
+    """All that decides what an index becomes; an interrupted build goes on only for the same request."""
 
     source: SourceRequest
     model: str
@@ -61,7 +61,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Images:
-    """The stage between reading and embedding: encoded, prepared images (n), labels (n,) and source rows (n,)."""
+    """What was read, ready to be embedded: n encoded images, labels (n,) and source rows (n,)."""
 
     title: str
     source: Source
@@ -137,7 +137,7 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> Man
 
 
 def pixel_rows(data: list[bytes]) -> NDArray[np.float32]:
-    """The images' pixels as unit rows (n, p), for a baseline; above 32 x 32, or of mixed sizes, shrunk to that."""
+    """The images' pixels as unit rows (n, p), for a baseline; larger or mixed sizes are shrunk to 32 x 32."""
     first = Image.open(BytesIO(data[0]))
     small = max(first.size) <= PIXEL_SIDE
     rows = []
@@ -246,7 +246,7 @@ _NOTHING = Image.new("L", (1, 1))
 
 
 def _readable(items: Iterable[SourceItem], skipped: list[str]) -> Iterator[tuple[SourceItem, Image.Image]]:
-    """The items with their images, none larger than an index keeps; the names of broken ones go to `skipped`."""
+    """The items with their images, none larger than an index keeps; broken ones are named in `skipped`."""
     for item in items:
         try:
             image = open_image(BytesIO(item.data), SOURCE_MAX_BYTES, SOURCE_MAX_PIXELS)
@@ -257,7 +257,7 @@ def _readable(items: Iterable[SourceItem], skipped: list[str]) -> Iterator[tuple
 
 
 def encode_image(image: Image.Image) -> bytes:
-    """The image as a file's bytes: PNG up to 64 x 64, JPEG above, which is what keeps an index of photos small."""
+    """The image as a file's bytes: PNG up to 64 x 64, JPEG above, which keeps an index of photos small."""
     stream = BytesIO()
     if max(image.size) <= LOSSLESS_SIDE:
         image.save(stream, "PNG", optimize=True)

@@ -18,7 +18,7 @@ PROBED = 50  # items whose neighbors are searched again
 
 
 def check_index(folder: Path, model: str | None = None) -> Iterator[str]:
-    """Verifies the index in `folder` and yields a line for everything that holds; raises FormatError at what does not.
+    """Verifies the index in `folder`: yields a line for all that holds, raises FormatError at what does not.
 
     `model` is the model to embed again with, if it is not where the manifest says.
     """

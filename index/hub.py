@@ -17,7 +17,7 @@ INDEX_FILES = ["README.md", "manifest.json", "data/*.parquet"]
 
 
 def fetch_index(location: str, revision: str | None = None) -> Path:
-    """The folder of an index: `location` itself if it is one, else the Hub dataset's snapshot, downloaded or cached.
+    """The folder of an index: `location` itself, or the snapshot of a Hub dataset, downloaded or cached.
 
     Raises FormatError, with what to do, where there is no such index or it cannot be had.
     """

@@ -14,7 +14,7 @@ REEMBEDDED = 4  # images that are embedded again to see whether model and index 
 
 
 class LiveModel:
-    """The encoder that answers uploads and sketches: loading, ready, or unavailable for a reason that it can say."""
+    """The encoder that answers uploads and sketches: loading, ready, or unavailable for a reason."""
 
     def __init__(self, index: Index, model: str | None = None) -> None:
         """The index's model, or `model` instead; nothing is loaded before `start`."""
@@ -38,7 +38,7 @@ class LiveModel:
         return self._reason
 
     def encoder(self) -> Encoder:
-        """The encoder; waits until it is loaded. Raises QueryError where the model cannot be had or made another index."""
+        """The encoder, waited for. Raises QueryError where it cannot be had or does not fit the index."""
         self._settled.wait()
         if self._encoder is None:
             raise QueryError(self._reason or "The model could not be loaded.")
@@ -64,13 +64,13 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
         raise ModelError(
-            f"This index was made by {made_by.id}; {reference.id} here gives other vectors (cosine {cosine:.3f})."
+            f"The index was made by {made_by.id}; {reference.id} disagrees (cosine {cosine:.3f})."
         )
     return encoder
 
 
 def agreement(index: Index, encoder: Encoder) -> float:
-    """The smallest cosine between stored embeddings and the same images embedded now; -1 if even the length differs."""
+    """The smallest cosine of stored embeddings with the same images embedded now; -1 at another length."""
     if encoder.dimension != index.manifest.dimension:
         return -1.0
     items = np.linspace(0, index.manifest.count - 1, REEMBEDDED).round().astype(int)

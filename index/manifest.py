@@ -19,9 +19,9 @@ class FormatError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images came from. `rows` counts the split's rows, `skipped` those of the sample that were unreadable.
+    """Where the images came from: `rows` are in the split, `skipped` of those drawn could not be read.
 
-    `labeled` is false where the source has no classes: then every item is in one class and no metric uses labels.
+    `labeled` is false where the source has no classes: every item is in one class, no metric uses labels.
     """
 
     id: str
@@ -49,7 +49,7 @@ class Projection:
 class Metrics:
     """What was measured, None where it does not apply. index/quality.py defines each figure.
 
-    `sample` is the number of items, drawn with the seed, on which the figures were computed; all items up to 5,000.
+    `sample` is the number of items, drawn with the seed, that the figures are about; all up to 5,000.
     """
 
     sample: int
@@ -66,7 +66,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The description of an index; `files` maps each data file to its sha256, and is filled when it is saved."""
+    """The description of an index; `files` maps each data file to its sha256, once it is saved."""
 
     title: str
     classes: tuple[str, ...]
@@ -85,7 +85,7 @@ class Manifest:
 
 
 def fingerprint(model: ModelRef, preparation: Preparation) -> str:
-    """A hash of what turns an image into an embedding; indexes that share it can answer each other's queries."""
+    """A hash of what turns an image into an embedding; indexes that share it share their queries."""
     text = json.dumps([asdict(model), asdict(preparation)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -95,7 +95,7 @@ def manifest_to_json(manifest: Manifest) -> str:
 
 
 def manifest_from_json(text: str) -> Manifest:
-    """The manifest in `text`. Raises FormatError where it is incomplete, wrong or of an unknown format version."""
+    """The manifest in `text`. Raises FormatError where it is incomplete, wrong or of another format."""
     try:
         version = json.loads(text)["format_version"]
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -13,7 +13,7 @@ PLACED_BY = 15  # neighbors that decide where a new image goes
 
 
 def umap_projection(count: int, n_neighbors: int, min_dist: float, seed: int) -> Projection:
-    """UMAP's parameters for `count` items: n_neighbors is at most count - 1; below 5 items PCA is used instead."""
+    """UMAP's parameters for `count` items: n_neighbors at most count - 1; PCA instead below 5 items."""
     if count < 5:  # UMAP's spectral start needs more points than that
         return Projection("pca")
     neighbors = min(n_neighbors, count - 1)
@@ -24,7 +24,7 @@ def umap_projection(count: int, n_neighbors: int, min_dist: float, seed: int) ->
 def project(
     embeddings: NDArray[np.float32], projection: Projection, neighbors: NeighborLists, progress: bool = False
 ) -> NDArray[np.float32]:
-    """Coordinates (n, 2) float32 of unit rows (n, d). `neighbors` saves UMAP its own, approximate, search for them."""
+    """Coordinates (n, 2) float32 of unit rows (n, d); `neighbors` saves UMAP its own, approximate, search."""
     if projection.method == "umap":
         return _umap(embeddings, projection, neighbors, progress)
     return _pca(embeddings)

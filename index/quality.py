@@ -35,7 +35,7 @@ class NearestItems:
 
 
 def sample_items(count: int, seed: int) -> NDArray[np.int64]:
-    """The items, ascending, that quadratic figures are computed on: all up to 5,000, else 5,000 drawn with the seed."""
+    """The items, ascending, that figures are about: all up to 5,000, else as many drawn with the seed."""
     if count <= SAMPLE:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, SAMPLE, replace=False))
@@ -44,7 +44,7 @@ def sample_items(count: int, seed: int) -> NDArray[np.int64]:
 def nearest_items(
     embeddings: NDArray[np.float32], items: NDArray[np.int64], k: int, wrap: type[Iterable] | None = None
 ) -> NearestItems:
-    """The k nearest other rows of each of `items`; `wrap`, if given, is put around the chunks to show progress."""
+    """The k nearest other rows of each of `items`; `wrap` goes around the chunks to show progress."""
     chunks = neighbors_of_items(embeddings, items, k)
     parts = list(wrap(chunks) if wrap else chunks)
     ids, similarities = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
@@ -58,8 +58,7 @@ def measure(
     labels: NDArray[np.int32] | None,
     nearest: NearestItems,
 ) -> Metrics:
-    """All metrics, on nearest.items against all items; `pixels` are unit rows (n, p). Without `labels`, what needs them
-    is left out."""
+    """All metrics of nearest.items against all items, on unit `pixels` (n, p) too; without labels, fewer."""
     items = nearest.items
     figures = {
         "trustworthiness": map_trustworthiness(embeddings[items], coordinates[items]),
@@ -79,19 +78,19 @@ def measure(
 
 
 def silhouette(points: NDArray[np.float32], labels: NDArray[np.int32], metric: str) -> float | None:
-    """scikit-learn's silhouette score, -1 to 1, of the classes in a space; None if there is one class, or one each."""
+    """scikit-learn's silhouette score of the classes, -1 to 1; None if there is one class, or one an item."""
     if not 2 <= len(np.unique(labels)) < len(labels):
         return None
     return float(silhouette_score(points, labels, metric=metric))
 
 
 def silhouette_band(value: float) -> str:
-    """What a silhouette says, in words; the bands are half-open: [0.5, 1], [0.25, 0.5), [0, 0.25), below 0."""
+    """What a silhouette says, in words: half-open bands [0.5, 1], [0.25, 0.5), [0, 0.25), below 0."""
     return next(words for least, words in BANDS if value >= least)
 
 
 def knn_accuracy(nearest: NearestItems, labels: NDArray[np.int32]) -> float | None:
-    """Share of the items whose 20 nearest others, weighted by exp(similarity / 0.07), vote for their class."""
+    """Share of items whose 20 nearest others, weighted by exp(similarity / 0.07), vote for their class."""
     if nearest.ids.shape[1] == 0:
         return None
     voters, weights = labels[nearest.ids[:, :VOTERS]], nearest.similarities[:, :VOTERS]

@@ -26,10 +26,10 @@ Kind = Literal["class", "item", "image", "sketch"]
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, already embedded: `embedding` is a float32 unit vector (d,), `item` the row if it is indexed.
+    """What is asked, already embedded: `embedding` is a float32 unit vector (d,), `item` the row, if indexed.
 
-    `image` is what the model sees, `original` what a new image looked like before, reduced; `milliseconds` says what
-    preparing and embedding took.
+    `image` is what the model sees, `original` what a new image looked like before, reduced; `milliseconds`
+    says what preparing and embedding took.
     """
 
     kind: Kind
@@ -42,7 +42,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query with its neighbors, best first, the classes' shares of their vote, and its position on the map."""
+    """A query with its neighbors, best first, the shares of their vote, and its position on the map."""
 
     query: Query
     neighbors: tuple[Neighbor, ...]
@@ -52,7 +52,7 @@ class Answer:
 
 
 def query_class(index: Index, label: object, seed: object = None) -> Query:
-    """A random item of a class; the same seed gives the same item. Raises QueryError, with the classes, for others."""
+    """A random item of a class, the same for the same seed. Raises QueryError, which lists the classes."""
     number = find_class(index.manifest.classes, label)
     items = np.flatnonzero(index.labels == number)
     if items.size == 0:
@@ -87,7 +87,7 @@ def query_image(
 
 
 def answer(index: Index, query: Query, k: int = DEFAULT_K) -> Answer:
-    """The query's k nearest items, their vote and the query's place; an indexed query is not its own neighbor."""
+    """The query's k nearest items, their vote and its place; an indexed query is not its own neighbor."""
     start = perf_counter()
     found = search(index, query.embedding, max(k, PLACED_BY), exclude=query.item)
     neighbors = found[:k]
@@ -106,7 +106,7 @@ def whole_k(k: object) -> int:
 
 
 def find_class(classes: tuple[str, ...], label: object) -> int:
-    """The number of the class that `label` names, give or take case, punctuation and an ending. Raises QueryError."""
+    """The number of the class `label`, give or take case, punctuation and an ending. Raises QueryError."""
     wanted = "" if label is None else str(label)
     for key in (str, str.casefold, _letters):
         matches = [number for number, name in enumerate(classes) if key(name) == key(wanted) != ""]
@@ -117,7 +117,7 @@ def find_class(classes: tuple[str, ...], label: object) -> int:
         matches = [
             n
             for n, name in enumerate(names)
-            if name.startswith(letters) or len(name) >= 3 and letters.startswith(name)
+            if name.startswith(letters) or (len(name) >= 3 and letters.startswith(name))
         ]
         if len(matches) == 1:
             return matches[0]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from index.store import Index
 
 VOTE_TEMPERATURE = 0.07  # as in DINOv2's own k-NN evaluation
-ROUNDING = 4e-6  # a float32 dot product of unit vectors is off by less than this; what is nearer is ranked in float64
+ROUNDING = 4e-6  # a float32 dot product of unit vectors is off by less; what is nearer is ranked in float64
 CHUNK = 256
 
 
@@ -25,10 +25,10 @@ class Neighbor:
 def search(
     index: Index, embedding: NDArray[np.float32], k: int, exclude: int | None = None
 ) -> tuple[Neighbor, ...]:
-    """The k items most similar to a unit `embedding` of shape (d,), best first; fewer if the index is smaller.
+    """The k items most similar to a unit `embedding` (d,), best first; fewer if the index is smaller.
 
-    `exclude` is left out: an indexed query is not its own neighbor. The order is that of float64 arithmetic, ties by
-    item number. Raises ValueError if `embedding` does not have the index's dimension.
+    `exclude` is left out: an indexed query is not its own neighbor. The order is that of float64 arithmetic,
+    ties by item number. Raises ValueError if `embedding` does not have the index's dimension.
     """
     if embedding.shape != (index.manifest.dimension,):
         raise ValueError(f"embedding has shape {embedding.shape}, expected ({index.manifest.dimension},)")
@@ -48,7 +48,7 @@ def search(
 def neighbors_of_items(
     embeddings: NDArray[np.float32], items: NDArray[np.int64], k: int
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-    """The k nearest other rows of each of `items`, a chunk of items at a time: ids and similarities, both (m, k).
+    """The k nearest other rows of each of `items`, chunk by chunk: ids and similarities, both (m, k).
 
     Best first, ties by item number. Takes 1 kB of memory for each row of `embeddings`.
     """
@@ -72,7 +72,7 @@ def neighbors_of_items(
 def vote_shares(
     labels: NDArray[np.int32], similarities: NDArray[np.float64], classes: int
 ) -> NDArray[np.float64]:
-    """Class shares (m, classes) of the neighbors' labels (m, k), each weighted by exp(similarity / 0.07); rows sum to 1."""
+    """Class shares (m, classes) of labels (m, k), weighted by exp(similarity / 0.07); rows sum to 1."""
     weights = np.exp((similarities - similarities.max(1, keepdims=True)) / VOTE_TEMPERATURE)
     shares = np.zeros((len(labels), classes))
     np.add.at(shares, (np.arange(len(labels))[:, None], labels), weights)

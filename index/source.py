@@ -51,7 +51,7 @@ class SourceItem:
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a source that were drawn for an index; `read` gives the items of some of them, one at a time."""
+    """The rows of a source that were drawn for an index; `read` gives the items of some, one at a time."""
 
     title: str
     source: Source
@@ -250,7 +250,7 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _card(folder: Path) -> dict:
-    """The front matter of a folder's README.md, as the Hub's dataset cards have; empty where there is none."""
+    """The front matter of a folder's README.md, as on the Hub's cards; empty where there is none."""
     readme = folder / "README.md"
     match = (
         re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.S) if readme.is_file() else None

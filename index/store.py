@@ -21,8 +21,9 @@ LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
 class Index:
     """A set of embedded images, all in the order of their item numbers.
 
-    images: n encoded image files; labels: (n,) int32 class numbers; source_rows: (n,) int32; embeddings: (n, d)
-    float32 unit rows; coordinates: {projection: (n, 2) float32}. Raises FormatError where the shapes disagree.
+    images: n encoded image files; labels: (n,) int32 class numbers; source_rows: (n,) int32;
+    embeddings: (n, d) float32 unit rows; coordinates: {projection: (n, 2) float32}.
+    Raises FormatError where the shapes disagree.
     """
 
     manifest: Manifest
@@ -58,7 +59,7 @@ class Index:
 
 @dataclass(frozen=True)
 class NeighborLists:
-    """The nearest other items of every item, best first: ids (n, k) int32, distances (n, k) float32 (1 - cosine)."""
+    """Every item's nearest others, best first: ids (n, k) int32, distances = 1 - cosine (n, k) float32."""
 
     ids: NDArray[np.int32]
     distances: NDArray[np.float32]
@@ -92,7 +93,7 @@ def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
 
 
 def load_index(folder: Path) -> Index:
-    """The index in `folder`. Raises FormatError where a file is missing, truncated or not what the manifest says."""
+    """The index in `folder`. Raises FormatError where a file is missing, truncated or not as promised."""
     manifest = load_manifest(folder)
     names = ["image", "label", "source_row", "embedding", "x", "y"]
     names += [
@@ -105,7 +106,7 @@ def load_index(folder: Path) -> Index:
         item = int(np.flatnonzero(~np.isclose(norms, 1, atol=1e-3))[0])
         raise FormatError(f"embedding of item {item} has length {norms[item]:.4g}, expected 1")
     labels = table["label"].to_numpy().astype(np.int32)
-    if labels.size and not (0 <= labels.min() and labels.max() < len(manifest.classes)):
+    if labels.size and not (labels.min() >= 0 and labels.max() < len(manifest.classes)):
         raise FormatError(
             f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}"
         )
@@ -152,7 +153,7 @@ def file_sha256(file: Path) -> str:
 
 
 def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
-    n, d = index.embeddings.shape
+    d = index.manifest.dimension
     columns = {
         "image": pa.array([{"bytes": data, "path": None} for data in index.images], _IMAGE),
         "label": pa.array(index.labels.astype(np.int64)),
@@ -183,7 +184,7 @@ def _neighbors_column(neighbors: NeighborLists) -> pa.StructArray:
 
 
 def _features(index: Index, table: pa.Table) -> dict:
-    """The column types as the `datasets` library writes them, so that images and classes appear as such there."""
+    """The column types as the `datasets` library writes them: images and classes appear as such there."""
     value = lambda dtype: {"dtype": dtype, "_type": "Value"}  # noqa: E731
     features = {name: value("float32") for name in table.column_names}
     return features | {

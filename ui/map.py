@@ -1,4 +1,4 @@
-"""The projection as an interactive map: Plotly draws, a few bytes a point travel, thumbnails come on demand."""
+"""The projection as an interactive map: a few bytes a point, and thumbnails on demand."""
 
 import base64
 import hashlib
@@ -6,8 +6,10 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -28,16 +30,18 @@ EMPTY = {"query": None, "position": None, "neighbors": []}
 
 
 class MapView(gr.HTML):
-    """The index's items as points; its value is `map_value(answer)`, its event `pick` carries the `item` clicked.
+    """The index's items as points; its value is `map_value(answer)`, its event `pick` has the clicked `item`.
 
-    `folder` is an existing directory, into which the points are written for the browser to fetch.
+    `folder` is an existing directory, into which the points are written for the browser to fetch; `layout` is
+    for gr.HTML, as elem_id. `preload` is for launch(head=...): the browser then fetches Plotly early.
     """
 
-    def __init__(self, index: Index, folder: Path, value: dict[str, object] = EMPTY, **layout) -> None:  # layout: elem_id, scale, ... of gr.HTML
+    def __init__(self, index: Index, folder: Path, value: dict[str, object] = EMPTY, **layout: Any) -> None:
         points = quantize(index.map)
         file = _write_points(points, index.labels, len(index.manifest.classes), folder)
         script = plotly_script()
         gr.set_static_paths([file, script])
+        self.preload = f'<link rel="preload" as="script" href="{escape(_url(script))}">'
         super().__init__(
             value=value,
             html_template=_HTML,
@@ -55,8 +59,7 @@ class MapView(gr.HTML):
         )
 
     def preprocess(self, payload: object) -> None:
-        """Nothing: what the map shows is the server's to say, so what a browser claims about it is dropped."""
-        return None
+        """Nothing: the server says what the map shows, and what a browser claims about it is dropped."""
 
     def api_info(self) -> dict[str, str]:
         return {"type": "object"}
@@ -64,7 +67,7 @@ class MapView(gr.HTML):
 
 @dataclass(frozen=True)
 class Points:
-    """Coordinates as whole numbers: `origin + step * steps`, with steps (n, 2) uint16 and one step for both axes."""
+    """Coordinates as whole numbers: they are `origin + step * steps`, with steps (n, 2) uint16."""
 
     steps: NDArray[np.uint16]
     origin: tuple[float, float]
@@ -90,7 +93,7 @@ def quantize(coordinates: NDArray[np.float32]) -> Points:
 
 
 def morton_order(steps: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """The items along a Z-shaped curve through the map, on which items near each other on the map are mostly near."""
+    """The items along a Z-shaped curve through the map, on which neighbors on the map are mostly near."""
     return np.argsort(_spread(steps[:, 0]) | _spread(steps[:, 1]) << np.uint32(1), kind="stable")
 
 
@@ -103,7 +106,7 @@ def plotly_script() -> Path:
 
 
 def _write_points(points: Points, labels: NDArray[np.int32], classes: int, folder: Path) -> Path:
-    """All x, then all y, then all labels, little-endian; named by content, for browsers keep what they fetched."""
+    """All x, then all y, then all labels, little-endian; named by content, as browsers keep files."""
     label_type = "u1" if classes <= 256 else "<u2"
     data = points.steps.T.astype("<u2").tobytes() + labels.astype(label_type).tobytes()
     file = folder.resolve() / f"points-{hashlib.sha256(data).hexdigest()[:16]}.bin"
@@ -139,7 +142,7 @@ def _thumbnails(index: Index, steps: NDArray[np.uint16]) -> Callable[[object], d
         return {"items": items, "columns": PAGE_COLUMNS, **_sprite([index.images[item] for item in items])}
 
     def thumbnails(item: object) -> dict[str, object] | None:
-        """The page with an item and those near it on the map; None for what is no item, as any visitor may call this."""
+        """The page with an item and those near it on the map; None for no item: any visitor may ask."""
         if type(item) is not int or not 0 <= item < len(ranks):  # not isinstance: True is an int
             return None
         return page(int(ranks[item]) // PAGE_ITEMS)
@@ -170,7 +173,7 @@ def _tile(file: bytes) -> Image.Image:
     return image
 
 
-# One of the few places where Gradio would run what it finds: the template may hold no data (class names come by props).
+# Gradio runs a template as code, so it may hold no data: class names travel in the props.
 _HTML = """
 <div class="map">
   <div class="map-legend" role="group" aria-label="Classes on the map"></div>

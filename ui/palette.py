@@ -1,6 +1,6 @@
 """The look of a class, the same on the map, its legend and the results."""
 
-# Petroff 2021, "Accessible color sequences for data visualization": ten colors that color-blind people can tell apart
+# Ten colors that color-blind people can tell apart (Petroff 2021, "Accessible color sequences")
 COLORS = (
     "#3f90da",
     "#ffa90e",
@@ -14,7 +14,7 @@ COLORS = (
     "#92dadd",
 )
 
-# Plotly's name of a marker -> its outline as an SVG path in a box from -6 to 6; the star is kept for the query
+# Plotly's name of a marker -> its outline as an SVG path from -6 to 6; the star is kept for the query
 SYMBOLS = {
     "circle": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
     "square": "M-4.5-4.5h9v9h-9z",

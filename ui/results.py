@@ -4,6 +4,7 @@ import base64
 from dataclasses import asdict
 from html import escape
 from io import BytesIO
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -22,9 +23,9 @@ EMPTY = (
 
 
 class ResultsView(gr.HTML):
-    """Query, vote and neighbors; its value is `answer_html(...)`, its event `pick` carries the `item` clicked."""
+    """Query, vote and neighbors; its value is `answer_html(...)`, its event `pick` has the clicked `item`."""
 
-    def __init__(self, value: str = EMPTY, **layout) -> None:  # layout: elem_id, scale, ... of gr.HTML
+    def __init__(self, value: str = EMPTY, **layout: Any) -> None:
         super().__init__(
             value=value,
             html_template='<div class="results">${value}</div>',
@@ -34,8 +35,7 @@ class ResultsView(gr.HTML):
         )
 
     def preprocess(self, payload: object) -> None:
-        """Nothing: what is shown is the server's to say, so what a browser claims about it is dropped."""
-        return None
+        """Nothing: the server says what is shown, and what a browser claims about it is dropped."""
 
     def postprocess(self, value: str | None) -> str:
         return value or EMPTY
@@ -48,7 +48,7 @@ def answer_html(index: Index, answer: Answer) -> str:
 
 def answer_json(index: Index, answer: Answer) -> dict[str, object]:
     """The answer in plain JSON types: classes by name, images as data URLs."""
-    query = answer.query
+    query, classes = answer.query, index.manifest.classes
     return {
         "query": {
             "kind": query.kind,
@@ -59,7 +59,7 @@ def answer_json(index: Index, answer: Answer) -> dict[str, object]:
             "image": image_data_url(query.image),
         },
         "neighbors": [_neighbor_json(index, rank, found) for rank, found in enumerate(answer.neighbors, 1)],
-        "vote": [{"label": index.manifest.classes[label], "share": float(share)} for label, share in answer.vote],
+        "vote": [{"label": classes[label], "share": float(share)} for label, share in answer.vote],
         "milliseconds": {step: float(answer.milliseconds[step]) for step in ("prepare", "embed", "search")},
     }
 
@@ -68,12 +68,18 @@ def about_json(index: Index) -> dict[str, object]:
     """Which index and model these are, in plain JSON types."""
     manifest = index.manifest
     return {
-        "index": {"title": manifest.title, "source": asdict(manifest.source), "fingerprint": manifest.fingerprint},
+        "index": {
+            "title": manifest.title,
+            "source": asdict(manifest.source),
+            "fingerprint": manifest.fingerprint,
+        },
         "model": asdict(manifest.model),
         "counts": {
             "items": manifest.count,
             "dimension": manifest.dimension,
-            "classes": {name: int((index.labels == label).sum()) for label, name in enumerate(manifest.classes)},
+            "classes": {
+                name: int((index.labels == label).sum()) for label, name in enumerate(manifest.classes)
+            },
         },
         "metrics": asdict(manifest.metrics),
         "projections": {name: asdict(projection) for name, projection in manifest.projections.items()},
@@ -131,6 +137,7 @@ def _labeled(index: Index) -> bool:
 
 
 def _query_html(index: Index, query: Query) -> str:
+    words = ""
     if query.item is not None:
         title = escape(index.class_of(query.item)) if _labeled(index) else "Query"
         mark = swatch(int(index.labels[query.item])) if _labeled(index) else ""
@@ -140,8 +147,7 @@ def _query_html(index: Index, query: Query) -> str:
         noun = "sketch" if query.kind == "sketch" else "image"
         pictures = _picture(query.original, f"Your {noun}") if query.original else ""
         pictures += _picture(query.image, "What the model sees")
-        words = ""
-    return f'<section class="results-query" aria-label="Query">{pictures}<div class="results-title">{words}</div></section>'
+    return f'<section class="results-query" aria-label="Query">{pictures}<div>{words}</div></section>'
 
 
 def _picture(image: Image.Image, caption: str) -> str:
@@ -160,8 +166,8 @@ def _vote_html(index: Index, answer: Answer) -> str:
     if not _labeled(index):
         rows = '<p class="results-note">This data set has no classes, so there is no vote.</p>'
     else:
-        rows = "".join(_bar(index.manifest.classes[label], label, share) for label, share in answer.vote[:VOTE_ROWS])
-        rows = f'<ul class="vote">{rows}</ul>'
+        bars = [_bar(index.manifest.classes[label], label, share) for label, share in answer.vote[:VOTE_ROWS]]
+        rows = f'<ul class="vote">{"".join(bars)}</ul>'
         if (more := len(answer.vote) - VOTE_ROWS) > 0:
             rows += f'<p class="results-note">{more} more</p>'
     return f'<section aria-label="Vote"><h4>Class vote</h4>{rows}</section>'
@@ -170,7 +176,8 @@ def _vote_html(index: Index, answer: Answer) -> str:
 def _bar(name: str, label: int, share: float) -> str:
     return (
         f'<li><span class="vote-name">{escape(name)}</span> <span class="vote-share">{_percent(share)}</span>'
-        f'<span class="vote-bar"><span style="width:{100 * share:.1f}%;background:{color_of(label)}"></span></span></li>'
+        '<span class="vote-bar">'
+        f'<span style="width:{100 * share:.1f}%;background:{color_of(label)}"></span></span></li>'
     )
 
 
@@ -193,13 +200,14 @@ def _neighbors_html(index: Index, answer: Answer) -> str:
 def _tile_html(index: Index, neighbor: Neighbor) -> str:
     name = escape(index.manifest.classes[neighbor.label]) if _labeled(index) else ""
     mark = swatch(neighbor.label) if _labeled(index) else ""
-    described = f"{name + ', ' if name else ''}item {neighbor.item}, similarity {neighbor.similarity:.3f}"
+    item, similarity = neighbor.item, f"{neighbor.similarity:.3f}"
+    crisp = _crisp(index.manifest.preparation.size)
     return (
-        f'<button type="button" class="tile" data-item="{neighbor.item}" title="Item {neighbor.item}: search with it" '
-        f'aria-label="{described}: search with it">'
-        f'<img class="picture{_crisp(index.manifest.preparation.size)}" src="{data_url(index.images[neighbor.item])}" alt="">'
+        f'<button type="button" class="tile" data-item="{item}" title="Item {item}: search with it" '
+        f'aria-label="{name or "Image"}, item {item}, similarity {similarity}: search with it">'
+        f'<img class="picture{crisp}" src="{data_url(index.images[item])}" alt="">'
         f'<span class="tile-name">{mark}<span>{name}</span></span>'
-        f'<span class="tile-similarity">{neighbor.similarity:.3f}</span></button>'
+        f'<span class="tile-similarity">{similarity}</span></button>'
     )
 
 

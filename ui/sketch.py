@@ -4,6 +4,7 @@ import base64
 import binascii
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -19,7 +20,7 @@ class SketchPad(gr.HTML):
     Its event `drawn` comes after each stroke and each undo that leaves one. To empty the pad, set it to "".
     """
 
-    def __init__(self, **layout) -> None:  # layout: elem_id, scale, ... of gr.HTML
+    def __init__(self, **layout: Any) -> None:
         super().__init__(
             value="",
             html_template=_HTML,
@@ -29,7 +30,7 @@ class SketchPad(gr.HTML):
         )
 
     def preprocess(self, payload: object) -> BytesIO | None:
-        """The PNG file that was drawn, None if nothing was. Raises gr.Error for what this pad did not make."""
+        """The PNG file that was drawn, None if nothing was. Raises gr.Error for what no such pad makes."""
         if payload is None or payload == "":
             return None
         if not isinstance(payload, str) or len(payload) > MAX_LENGTH or not payload.startswith(PREFIX):
@@ -50,7 +51,7 @@ _HTML = """
 <div class="sketch">
   <div class="sketch-pad">
     <canvas width="280" height="280" tabindex="0" role="img"
-      aria-label="Drawing pad. Draw with a mouse, finger or pen; Control Z takes the last stroke back."></canvas>
+      aria-label="Drawing pad: draw with a mouse, finger or pen; Control Z takes a stroke back"></canvas>
     <span class="sketch-hint" aria-hidden="true">Draw here</span>
   </div>
   <div class="sketch-tools">
