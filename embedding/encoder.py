@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -90,7 +91,7 @@ class Dinov2Encoder:
                 local_files_only=True,
                 trust_remote_code=False,
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from None
         if not model.config.model_type.startswith("dinov2"):
             raise ModelError(

@@ -226,9 +226,9 @@ def _corner(small: Image.Image, preparation: Preparation) -> tuple[int, int]:
     """Where the upper left corner of the scaled object goes, so that it is centered and on the canvas."""
     size = preparation.size
     if preparation.center == "box":
-        return (size - small.width) // 2, (size - small.height) // 2
+        return (size - small.width + 1) // 2, (size - small.height + 1) // 2  # Fashion-MNIST rounds up
     x, y = _mass(np.asarray(small, np.float32))
-    left, top = round(size / 2 - x), round(size / 2 - y)
+    left, top = size // 2 - int(x), size // 2 - int(y)  # MNIST's own rounding: the mass lies in the pixel size // 2
     return min(max(left, 0), size - small.width), min(max(top, 0), size - small.height)
 
 

@@ -105,7 +105,7 @@ def load_index(folder: Path) -> Index:
     if not np.allclose(norms, 1, atol=1e-3):  # NaN fails too
         item = int(np.flatnonzero(~np.isclose(norms, 1, atol=1e-3))[0])
         raise FormatError(f"embedding of item {item} has length {norms[item]:.4g}, expected 1")
-    labels = table["label"].to_numpy().astype(np.int32)
+    labels = _numbers(table, "label", pa.int32())
     if labels.size and not (labels.min() >= 0 and labels.max() < len(manifest.classes)):
         raise FormatError(
             f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}"
@@ -114,7 +114,7 @@ def load_index(folder: Path) -> Index:
         manifest=manifest,
         images=pa.compute.struct_field(table["image"], "bytes").to_pylist(),
         labels=labels,
-        source_rows=table["source_row"].to_numpy().astype(np.int32),
+        source_rows=_numbers(table, "source_row", pa.int32()),
         embeddings=embeddings,
         coordinates={name: _coordinates(table, name) for name in manifest.projections},
     )
@@ -136,15 +136,15 @@ def read_table(folder: Path, manifest: Manifest, columns: list[str]) -> pa.Table
         if not (folder / name).is_file():
             raise FormatError(f"{name} is missing")
         try:
-            tables.append(pq.read_table(folder / name, columns=columns))
+            file = pq.ParquetFile(folder / name)
+            if missing := [column for column in columns if column not in file.schema_arrow.names]:
+                raise FormatError(f"{name} has no column {missing[0]}")
+            tables.append(file.read(columns))
         except (pa.ArrowException, OSError) as error:
             raise FormatError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
     if not tables:
         raise FormatError("manifest.json names no data files")
-    table = pa.concat_tables(tables)
-    if missing := [column for column in columns if column not in table.column_names]:
-        raise FormatError(f"the data has no column {missing[0]}")
-    return table
+    return pa.concat_tables(tables)
 
 
 def file_sha256(file: Path) -> str:
@@ -199,6 +199,17 @@ def _features(index: Index, table: pa.Table) -> dict:
     }
 
 
+def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> NDArray:
+    """A column without gaps as an array of `kind`. Raises FormatError where it holds anything else."""
+    try:
+        column = table[name].cast(kind)
+    except pa.ArrowException:
+        raise FormatError(f"column {name} has type {table[name].type}, expected {kind}") from None
+    if column.null_count:
+        raise FormatError(f"column {name} has {column.null_count} gaps")
+    return column.to_numpy()
+
+
 def _matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
     """A fixed-size list column as an (n, dimension) float32 matrix; float16 columns are upcast once, here."""
     if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != dimension:
@@ -209,7 +220,7 @@ def _matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
 
 def _coordinates(table: pa.Table, name: str) -> NDArray[np.float32]:
     prefix = "" if name == DEFAULT_PROJECTION else f"{name}_"
-    points = np.stack([table[f"{prefix}{axis}"].to_numpy() for axis in "xy"], axis=1).astype(np.float32)
+    points = np.stack([_numbers(table, f"{prefix}{axis}", pa.float32()) for axis in "xy"], axis=1)
     if not np.isfinite(points).all():
         raise FormatError(f"coordinates of {name} are not all finite")
     return points

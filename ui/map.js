@@ -3,6 +3,7 @@
   const find = (selector) => element.querySelector(selector);
   const plot = find(".map-plot"), frame = find(".map-frame"), tip = find(".map-tip"), note = find(".map-note");
   const framed = window.self !== window.top;
+  const touch = matchMedia("(pointer: coarse)").matches;
   const root = (window.gradio_config?.root || document.baseURI).replace(/\/?$/, "/");
   const address = (path) => new URL(path, root).href;
 
@@ -94,8 +95,8 @@
   });
 
   // scattergl too: SVG marks would lie under the WebGL canvas.
-  const markTrace = (name, marker) =>
-    ({ type: "scattergl", mode: "markers", name, x: [], y: [], hoverinfo: "skip", marker });
+  const markTrace = (name, marker, points) =>
+    ({ type: "scattergl", mode: "markers", name, ...points, hoverinfo: "skip", marker });
 
   const markColors = () => {
     const { front, back } = ink();
@@ -139,29 +140,35 @@
     const { front, back } = ink();
     const ring = { size: 13, symbol: "circle-open", color: front, line: { width: 2.5, color: front } };
     const star = { size: 20, symbol: "star", color: front, line: { width: 1.5, color: back } };
-    const traces = [...groups.map((items, c) => classTrace(items, c)), markTrace("neighbors", ring), markTrace("query", star)];
-    return Plotly.newPlot(plot, traces, layout(), config);
+    const [rings, stars] = valueMarks();
+    const marks = [markTrace("neighbors", ring, rings), markTrace("query", star, stars)];
+    return Plotly.newPlot(plot, [...groups.map(classTrace), ...marks], layout(), config);
   };
 
   // Marks -------------------------------------------------------------------------------------------------------
   const place = (item) => [points.x[item], points.y[item]];
 
-  const mark = async (position, neighbors) => {
-    const x = [Array.from(neighbors, (item) => points.x[item]), position ? [position[0]] : []];
-    const y = [Array.from(neighbors, (item) => points.y[item]), position ? [position[1]] : []];
-    await Plotly.restyle(plot, { x, y }, [RINGS, STAR]);
+  const marksAt = (position, neighbors) => [
+    { x: pick(neighbors, points.x), y: pick(neighbors, points.y) },
+    position ? { x: [position[0]], y: [position[1]] } : { x: [], y: [] },
+  ];
+
+  const valueMarks = () => {
+    const { query = null, position = null, neighbors = [] } = props.value || {};
+    return marksAt(query === null ? position : place(query), neighbors);
+  };
+
+  const mark = async (marks) => {
+    await Plotly.restyle(plot, { x: marks.map(({ x }) => x), y: marks.map(({ y }) => y) }, [RINGS, STAR]);
     performance.mark("map-marked");
   };
 
-  const markValue = () => {
-    const { query = null, position = null, neighbors = [] } = props.value || {};
-    return mark(query === null ? position : place(query), neighbors);
-  };
+  const markValue = () => mark(valueMarks());
 
   const choose = (item) => {
     // At once, before the server answers. Its answer may equal the present value, which no watch would report.
     if (item === props.value?.query) markValue();
-    else mark(place(item), []);
+    else mark(marksAt(place(item), []));
     trigger("pick", { item });
   };
 
@@ -280,8 +287,8 @@
     if (framed && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 20 : 1;
-    const speed = event.ctrlKey ? 0.01 : 0.0015;
-    zoom(Math.exp(Math.max(-60, Math.min(60, event.deltaY * lines)) * speed), ...inPlot(event));
+    const turned = Math.max(-100, Math.min(100, event.deltaY * lines));
+    zoom(Math.exp(turned * (event.ctrlKey ? 0.006 : 0.002)), ...inPlot(event));
   };
 
   // Fingers: two pinch, one pans once the map is zoomed (before that it scrolls the page). A tap becomes a mouse click.
@@ -363,6 +370,7 @@
   };
 
   const placeTip = (item) => {
+    if (touch) return; // in its corner: beside the finger it would cover the marks it is about
     const { xaxis, yaxis } = plot._fullLayout;
     const [left, top] = [xaxis.l2p(points.x[item]), yaxis.l2p(points.y[item])];
     const before = left + 16 + tip.offsetWidth > frame.clientWidth;
@@ -414,7 +422,6 @@
   };
 
   const hint = () => {
-    const touch = matchMedia("(pointer: coarse)").matches;
     const wheel = framed ? "Ctrl + scroll to zoom" : "Scroll to zoom";
     find(".map-hint").textContent = touch
       ? "Tap a point to search with it. Pinch to zoom."
@@ -428,12 +435,13 @@
     count();
     allChip.setAttribute("aria-pressed", true);
     chips.forEach((chip) => chip.setAttribute("aria-pressed", true));
+    const drawn = props.value;
     await draw();
     measure();
     listen();
+    if (props.value !== drawn) await markValue(); // an answer came while Plotly was drawing
     tell("");
     performance.mark("map-drawn");
-    await markValue();
   } catch (error) {
     console.error(error);
     tell("The map could not be drawn in this browser. All searches work without it.");

@@ -206,8 +206,8 @@ def _tile_html(index: Index, neighbor: Neighbor) -> str:
         f'<button type="button" class="tile" data-item="{item}" title="Item {item}: search with it" '
         f'aria-label="{name or "Image"}, item {item}, similarity {similarity}: search with it">'
         f'<img class="picture{crisp}" src="{data_url(index.images[item])}" alt="">'
-        f'<span class="tile-name">{mark}<span>{name}</span></span>'
-        f'<span class="tile-similarity">{similarity}</span></button>'
+        f'<span class="tile-name">{name}</span>'
+        f'<span class="tile-similarity">{mark}{similarity}</span></button>'
     )
 
 

@@ -1,0 +1,177 @@
+"""What is saved is what is loaded, and what is broken is said."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index import store
+from index.manifest import FormatError, manifest_from_json, manifest_to_json
+from index.store import Index, NeighborLists, load_index, save_index
+from tests.conftest import SAMPLE
+
+DATA = "data/train-00000-of-00001.parquet"
+
+
+def small(sample: Index, n: int = 60) -> Index:
+    """The sample's first items, with a second projection."""
+    projections = {"umap": sample.manifest.projections["umap"], "pca": sample.manifest.projections["umap"]}
+    return Index(
+        replace(sample.manifest, count=n, projections=projections),
+        sample.images[:n],
+        sample.labels[:n],
+        sample.source_rows[:n],
+        sample.embeddings[:n],
+        {"umap": sample.map[:n], "pca": -sample.map[:n]},
+    )
+
+
+def lists(n: int) -> NeighborLists:
+    ids = (np.arange(n)[:, None] + np.arange(1, 16)) % n
+    return NeighborLists(ids.astype(np.int32), np.full((n, 15), 0.5, np.float32))
+
+
+@pytest.fixture
+def saved(sample: Index, tmp_path: Path) -> Path:
+    save_index(small(sample), lists(60), tmp_path / "index")
+    return tmp_path / "index"
+
+
+def same(one: Index, other: Index) -> bool:
+    arrays = ("labels", "source_rows", "embeddings")
+    return (
+        replace(one.manifest, files={}) == replace(other.manifest, files={})
+        and one.images == other.images
+        and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
+        and all(np.array_equal(one.coordinates[name], other.coordinates[name]) for name in one.coordinates)
+    )
+
+
+def test_saved_index_loads_unchanged(sample: Index, saved: Path) -> None:
+    assert same(small(sample), load_index(saved))
+
+
+def test_large_index_is_cut_into_shards(sample: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SHARD_BYTES", 20_000)
+    save_index(small(sample), lists(60), tmp_path / "index")
+    names = sorted(file.name for file in (tmp_path / "index/data").iterdir())
+    assert len(names) > 2
+    assert names[0] == f"train-00000-of-{len(names):05d}.parquet"
+    assert same(small(sample), load_index(tmp_path / "index"))
+
+
+def test_datasets_sees_images_classes_and_vectors(saved: Path, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Image, List, load_dataset
+
+    rows = load_dataset(str(saved), split="train", cache_dir=str(tmp_path / "cache"))
+    assert isinstance(rows.features["image"], Image)
+    assert isinstance(rows.features["label"], ClassLabel)
+    assert rows.features["label"].names == list("0123456789")
+    assert isinstance(rows.features["embedding"], List)
+    assert rows.features["embedding"].length == 192
+    assert rows[3]["image"].size == (28, 28)
+    assert rows[3]["neighbors"]["ids"] == list(range(4, 19))
+    assert set(rows.column_names) >= {"x", "y", "pca_x", "pca_y", "source_row"}
+
+
+def test_pandas_reads_the_file_alone(saved: Path) -> None:
+    frame = pa.parquet.read_table(saved / DATA).to_pandas()
+    assert len(frame) == 60
+    assert np.linalg.norm(frame["embedding"][0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_index_of_wrong_shape_is_refused(sample: Index) -> None:
+    good = small(sample)
+    with pytest.raises(FormatError, match=r"embeddings has shape \(60, 3\), expected \(60, 192\)"):
+        replace(good, embeddings=good.embeddings[:, :3])
+    with pytest.raises(FormatError, match=r"coordinates of pca has shape None, expected \(60, 2\)"):
+        replace(good, coordinates={"umap": good.map})
+
+
+def rewrite(folder: Path, change) -> None:
+    """Writes the shard again with one column changed, as a faulty program would."""
+    table = pq.read_table(folder / DATA)
+    pq.write_table(change(table), folder / DATA)
+
+
+def with_column(name: str, make):
+    return lambda table: table.set_column(table.column_names.index(name), name, make(table[name]))
+
+
+def bad_embeddings(change):
+    def make(column: pa.ChunkedArray) -> pa.Array:
+        matrix = column.combine_chunks().flatten().to_numpy().reshape(60, -1).copy()
+        changed = change(matrix)
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(changed).ravel()), changed.shape[1])
+
+    return with_column("embedding", make)
+
+
+def poison(matrix: np.ndarray) -> np.ndarray:
+    matrix[7, 3] = np.nan
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (bad_embeddings(lambda matrix: 2 * matrix), "length 2, expected 1"),
+        (bad_embeddings(poison), "item 7 has length nan"),
+        (bad_embeddings(lambda matrix: matrix[:, :100]), "expected a list of 192"),
+        (with_column("label", lambda column: pa.array([99] * 60)), "labels run from 99 to 99, expected 0 to 9"),
+        (with_column("x", lambda column: pa.array([np.inf] * 60, pa.float32())), "not all finite"),
+        (lambda table: table.slice(0, 50), r"shape \(50,\), expected \(60,\)"),
+        (lambda table: table.drop_columns("source_row"), "no column source_row"),
+        (with_column("label", lambda column: pa.array(["seven"] * 60)), "column label has type string"),
+        (with_column("y", lambda column: pa.nulls(60, pa.float32())), "column y has 60 gaps"),
+    ],
+    ids=["not unit", "nan", "dimension", "label", "infinite", "rows", "column", "text", "gaps"],
+)
+def test_broken_data_is_named(saved: Path, change, words: str) -> None:
+    rewrite(saved, change)
+    with pytest.raises(FormatError, match=words):
+        load_index(saved)
+
+
+def test_truncated_parquet_is_named(saved: Path) -> None:
+    data = (saved / DATA).read_bytes()
+    (saved / DATA).write_bytes(data[: len(data) // 2])
+    with pytest.raises(FormatError, match="train-00000-of-00001.parquet cannot be read"):
+        load_index(saved)
+
+
+def test_missing_shard_is_named(saved: Path) -> None:
+    (saved / DATA).unlink()
+    with pytest.raises(FormatError, match="is missing"):
+        load_index(saved)
+
+
+def test_folder_without_manifest_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="is not an index"):
+        load_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 99}, "format_version 99, this program reads 1"),
+        ({"count": "many"}, "wrong at count"),
+        ({"classes": 3}, "wrong at classes"),
+        ({"model": {"id": "other/model", "revision": "x"}}, "another model"),
+    ],
+)
+def test_unreadable_manifest_is_named(change: dict, words: str) -> None:
+    text = (SAMPLE / "manifest.json").read_text()
+    with pytest.raises(FormatError, match=words):
+        manifest_from_json(json.dumps(json.loads(text) | change))
+    assert manifest_to_json(manifest_from_json(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "not json"])
+def test_file_that_is_no_manifest_is_named(text: str) -> None:
+    with pytest.raises(FormatError, match="not a manifest"):
+        manifest_from_json(text)
