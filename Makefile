@@ -6,7 +6,7 @@ SOURCE ?= fashion-mnist
 MODEL ?= facebook/dinov2-base
 FASHION := data/fashion-mnist
 
-.PHONY: setup dev run fashion test lint sample clean
+.PHONY: setup dev run fashion test test-slow lint sample clean
 
 setup: $(VENV)/.ready
 dev: $(VENV)/.ready-dev
@@ -28,7 +28,10 @@ fashion: setup
 	$(BIN)/python app.py --index $(FASHION) $(ARGS)
 
 test: dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: dev
+	$(BIN)/python -m pytest -m slow
 
 lint: dev
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from index.query import (
     whole_k,
 )
 from index.store import Index, load_index
-from ui.map import MapView, map_value
+from ui.map import MapView, map_value, preload_tag
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
 from ui.sketch import SketchPad
 from ui.upload import ImageFile
@@ -111,7 +111,7 @@ def in_words(handler: Callable) -> Callable:
         try:
             return handler(*args, **kwargs)
         except QueryError as error:
-            raise gr.Error(str(error), print_exception=False, title="Not answered") from None
+            raise gr.Error(str(error), print_exception=False) from None
 
     return call
 
@@ -123,11 +123,13 @@ def build_page(desk: Desk, folder: Path) -> gr.Blocks:
     """The whole app; `folder` receives the files that the browser fetches."""
     classes = filled_classes(desk.index)
     first = desk.ask_class(classes[0], DEFAULT_K, FIRST_SEED)
-    with gr.Blocks(title="Image similarity", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(
+        title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
+    ) as page:
         gr.HTML(head_html(desk), elem_classes="page-head")
         notice = gr.HTML(notice_html(desk), elem_classes="page-notice")
         with gr.Row(elem_classes="workbench"):
-            with gr.Column(elem_classes="panel"):
+            with gr.Column():
                 with gr.Tabs():
                     with gr.Tab("Class"):
                         label = gr.Dropdown(classes, value=classes[0], label="Class")
@@ -223,7 +225,7 @@ def notice_html(desk: Desk) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
     if desk.live.loading:
         return "<p>The model is loading. Classes and the map work; uploads and sketches wait for it.</p>"
-    return f"<p>{escape(desk.live.reason)}</p>" if desk.live.reason else ""
+    return f"<p>{escape(desk.live.reason or '')}</p>"
 
 
 # ---- The API
@@ -317,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
             server_name=settings.host,
             server_port=settings.port,
             css_paths=[ROOT / "ui" / "style.css"],
+            head=preload_tag(),
             theme=THEME,
             max_file_size="16mb",  # above 5 MB open_image says so in a sentence of its own
             show_error=False,

@@ -228,7 +228,10 @@ def _corner(small: Image.Image, preparation: Preparation) -> tuple[int, int]:
     if preparation.center == "box":
         return (size - small.width + 1) // 2, (size - small.height + 1) // 2  # Fashion-MNIST rounds up
     x, y = _mass(np.asarray(small, np.float32))
-    left, top = size // 2 - int(x), size // 2 - int(y)  # MNIST's own rounding: the mass lies in the pixel size // 2
+    left, top = (
+        size // 2 - int(x),
+        size // 2 - int(y),
+    )  # MNIST's own rounding: the mass lies in the pixel size // 2
     return min(max(left, 0), size - small.width), min(max(top, 0), size - small.height)
 
 

@@ -1,44 +1,414 @@
-"""A folder or a Hub id becomes a folder that holds an index."""
+"""The Hub: a dataset there becomes a folder here, and an index becomes a dataset there in one commit."""
 
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_session,
+    hf_hub_download,
+    snapshot_download,
+)
+from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
 from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # the client's own: httpx in huggingface_hub 1, httpx2 in 2
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from index.manifest import FormatError
+from index.store import file_sha256, load_manifest
 
 INDEX_FILES = ["README.md", "manifest.json", "data/*.parquet"]
+PUBLISH_TIMEOUT = 120  # seconds without a sign of life; the client itself would wait for ever
+WAITS = (1, 2, 4, 8, 16)  # seconds between attempts to publish
+BATCH = 100  # files whose contents are uploaded at a time, before the commit
+PASSING = (408, 412, 429, 500, 502, 503, 504)  # statuses after which another attempt may succeed
+LOGIN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
+
+Say = Callable[[str], None]
+Result = TypeVar("Result")
+
+
+class HubError(FormatError):
+    """The Hub did not give or take what was asked; the message is one sentence with what to do.
+
+    `temporary` says whether the same may succeed later.
+    """
+
+    def __init__(self, message: str, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+
+
+# ---- From the Hub to a folder
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The folder of an index; for a Hub dataset its commit too, and whether an earlier download was taken.
+
+    `reason` says why it had to be, None where the Hub was asked or did not need to be: the commit was pinned.
+    """
+
+    folder: Path
+    revision: str | None = None
+    from_cache: bool = False
+    reason: str | None = None
 
 
 def fetch_index(location: str, revision: str | None = None) -> Path:
-    """The folder of an index: `location` itself, or the snapshot of a Hub dataset, downloaded or cached.
+    """The folder of an index, as `fetch_snapshot` finds it. Raises FormatError."""
+    return fetch_snapshot(location, revision).folder
 
-    Raises FormatError, with what to do, where there is no such index or it cannot be had.
+
+def fetch_snapshot(location: str, revision: str | None = None) -> Fetched:
+    """An index as a folder: `location` itself, or the snapshot of a Hub dataset, downloaded or cached.
+
+    A pinned commit that is here is taken without asking the Hub. What is damaged, by the manifest's checksums,
+    is downloaded again. Raises HubError where the index cannot be had, FormatError where it is unsound.
     """
     folder = Path(location).expanduser()
     if folder.is_dir():
-        return folder
+        return Fetched(folder)
+    check_id(location)
+    cached = _cached(location, revision)
+    if cached and cached.name == revision:
+        fetched = Fetched(cached, revision, from_cache=True)
+    else:
+        try:
+            folder = _download(location, revision)
+            fetched = Fetched(folder, folder.name)
+        except HubError as error:
+            if not cached:
+                raise
+            fetched = Fetched(cached, cached.name, from_cache=True, reason=str(error))
+    _mend(location, fetched)
+    return fetched
+
+
+def check_id(repo_id: str) -> None:
+    """Raises HubError unless `repo_id` has the form of a repository's name, owner/name."""
     try:
-        return Path(
-            snapshot_download(location, repo_type="dataset", revision=revision, allow_patterns=INDEX_FILES)
-        )
+        validate_repo_id(repo_id)
+        valid = repo_id.count("/") == 1
     except HFValidationError:
+        valid = False
+    if not valid:
+        raise HubError(f"There is no folder {repo_id}, nor is it a Hub id: those look like owner/name.")
+
+
+def _cached(location: str, revision: str | None) -> Path | None:
+    """The snapshot of an earlier download, as far as the cache knows complete, if there is one."""
+    try:
+        return _snapshot(location, revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _download(location: str, revision: str | None) -> Path:
+    """The snapshot of a revision; files that are here already are not downloaded. Raises HubError."""
+    get_session().timeout = HF_HUB_ETAG_TIMEOUT  # the client itself would wait for ever
+    try:
+        # asked first, because snapshot_download takes the cache without a word when the Hub does not answer
+        files = HfApi().dataset_info(location, revision=revision).siblings or ()
+        if not any(file.rfilename == "manifest.json" for file in files):
+            raise HubError(f"The Hub's dataset {location} is not an index: it has no manifest.json.")
+        return _snapshot(location, revision, local_files_only=False)
+    except (HTTPError, OSError, EntryNotFoundError) as error:
+        raise _in_words(error, location, revision) from None
+
+
+def _snapshot(location: str, revision: str | None, local_files_only: bool) -> Path:
+    return Path(
+        snapshot_download(
+            location,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=INDEX_FILES,
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _mend(location: str, fetched: Fetched) -> None:
+    """Downloads again what the cache holds damaged. Raises HubError, or FormatError if that does not help."""
+    for _ in range(2):  # a damaged manifest first, then the files that it names
+        damaged = _damaged(fetched.folder)
+        if not damaged:
+            return
+        for name in damaged:
+            _download_again(location, fetched, name)
+    load_manifest(fetched.folder)  # says what is wrong with it
+    if damaged := _damaged(fetched.folder):
         raise FormatError(
-            f"there is no index in {location}: give a folder, or a Hub id such as owner/name"
-        ) from None
-    except RevisionNotFoundError:
-        raise FormatError(f"the Hub dataset {location} has no revision {revision}") from None
-    except RepositoryNotFoundError:
-        raise FormatError(
-            f"the Hub has no dataset {location}, or it is private (then: hf auth login)"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise FormatError(
-            f"the Hub dataset {location} is neither in the cache nor to be had now: check the network"
-        ) from None
+            f"{damaged[0]} of {location} is not what its manifest says: publish the index again"
+        )
+
+
+def _download_again(location: str, fetched: Fetched, name: str) -> None:
+    (fetched.folder / name).unlink(missing_ok=True)  # a link to the blob, or a copy of it
+    try:
+        hf_hub_download(location, name, repo_type="dataset", revision=fetched.revision, force_download=True)
+    except (HTTPError, OSError, EntryNotFoundError) as error:
+        problem = _in_words(error, location, fetched.revision)
+        raise HubError(f"The downloaded {name} is damaged. {problem}", problem.temporary) from None
+
+
+def _damaged(folder: Path) -> list[str]:
+    """The files of a snapshot that are not what the manifest says. Raises FormatError if it names others."""
+    try:
+        files = load_manifest(folder).files
+    except FormatError:
+        return ["manifest.json"]
+    if strange := [name for name in files if not re.fullmatch(r"data/[\w.-]+\.parquet", name)]:
+        raise FormatError(f"manifest.json names {strange[0]}, expected data/*.parquet only")
+    whole = lambda name: (folder / name).is_file() and file_sha256(folder / name) == files[name]  # noqa: E731
+    return [name for name in files if not whole(name)]
+
+
+# ---- From files to the Hub
+
+
+@dataclass(frozen=True)
+class Target:
+    """A repository to publish in. One that holds files, but not `mark`, is someone's other work.
+
+    Published files that match `owned`, a pattern, are deleted once they are no longer part of it.
+    """
+
+    id: str
+    kind: Literal["dataset", "space"]
+    mark: str
+    owned: str
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is to stand on the Hub: `files` by their names there, as they are on disk or in memory.
+
+    The commit is tagged with `tag`, if there is one; `private` is for a repository that does not exist yet.
+    """
+
+    target: Target
+    files: Mapping[str, Path | bytes]
+    message: str
+    private: bool = False
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What stands on the Hub now: its page, its commit, and whether that commit is new."""
+
+    url: str
+    revision: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """What makes the commit `head` equal to a publication."""
+
+    head: str
+    adds: tuple[str, ...]
+    deletes: tuple[str, ...]
+
+
+def index_target(repo_id: str) -> Target:
+    return Target(repo_id, "dataset", mark="manifest.json", owned=r"data/.*|map\.png")
+
+
+def sign_in(repo_id: str, say: Say = print) -> None:
+    """Makes sure that something can be published under this name with this token. Raises HubError."""
+    check_id(repo_id)
+    user = _persist(HfApi().whoami, repo_id, say, even_unreached=False)
+    token = user.get("auth", {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise HubError(f"Your token for the Hub may only read: {LOGIN}.")
+
+
+def publish(publication: Publication, say: Say = print) -> Published:
+    """Makes a repository on the Hub hold exactly what is to be published, in one commit, and tags that.
+
+    Interrupted at any moment, the Hub shows the old files or the new; the same call then goes on from there.
+    Raises HubError, after several attempts where another one may help.
+    """
+    if publication.tag and not re.fullmatch(r"\w[\w.-]*", publication.tag):
+        raise HubError(
+            f"{publication.tag!r} cannot be a tag: use letters, digits, dots and dashes, as in v1."
+        )
+    sign_in(publication.target.id, say)
+    hashes = {name: _sha256(content) for name, content in publication.files.items()}
+    return _persist(lambda: _publish_once(publication, hashes, say), publication.target.id, say)
+
+
+def _publish_once(wanted: Publication, hashes: Mapping[str, str], say: Say) -> Published:
+    """One attempt, which takes what an earlier one left as done; `hashes` are the sha256 of the files."""
+    api, target, tag = HfApi(), wanted.target, wanted.tag
+    _create(api, target, wanted.private)
+    change = _difference(api, wanted, hashes)
+    changed = bool(change.adds or change.deletes)
+    tagged = _tagged(api, target, tag)
+    if tagged and (changed or tagged != change.head):
+        raise HubError(f"The tag {tag} of {target.id} is taken by another revision: choose a new one.")
+    revision = change.head
+    if changed:
+        revision = _commit(api, wanted, change, say)
+        _verify(api, wanted, hashes, revision)
+    if tag and not tagged:
+        api.create_tag(target.id, tag=tag, revision=revision, repo_type=target.kind, exist_ok=True)
+    return Published(f"{api.endpoint}/{target.kind}s/{target.id}", revision, changed)
+
+
+def _create(api: HfApi, target: Target, private: bool) -> None:
+    """The repository, unless it is there. Raises HubError if it is public and should be private."""
+    sdk = "gradio" if target.kind == "space" else None
+    api.create_repo(target.id, repo_type=target.kind, private=private or None, space_sdk=sdk, exist_ok=True)
+    if private and not api.repo_info(target.id, repo_type=target.kind).private:
+        raise HubError(f"{target.id} is public already: make it private in its settings first.")
+
+
+def _difference(
+    api: HfApi, wanted: Publication, hashes: Mapping[str, str], revision: str = "main"
+) -> _Difference:
+    """What is to be added to a revision and deleted from it. Raises HubError if it is someone's other work."""
+    target, files = wanted.target, wanted.files
+    head = str(api.repo_info(target.id, repo_type=target.kind, revision=revision).sha)
+    tree = api.list_repo_tree(target.id, recursive=True, revision=head, repo_type=target.kind)
+    there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    if target.mark not in there and set(there) - {".gitattributes", "README.md"}:
+        raise HubError(f"{target.id} holds something else on the Hub: choose another name.")
+    same = lambda name: name in there and _equal(there[name], files[name], hashes[name])  # noqa: E731
+    return _Difference(
+        head,
+        adds=tuple(name for name in files if not same(name)),
+        deletes=tuple(name for name in there if name not in files and re.fullmatch(target.owned, name)),
+    )
+
+
+def _commit(api: HfApi, wanted: Publication, change: _Difference, say: Say) -> str:
+    """The hash of one commit on top of `change.head` and nothing else.
+
+    Contents are uploaded before it, batch by batch, which changes nothing that anyone sees; what the Hub has is
+    not sent again. So a large index, too, comes in one commit: the Hub cannot move main to a staged branch.
+    """
+    target = wanted.target
+    adds = [CommitOperationAdd(name, wanted.files[name]) for name in change.adds]
+    deletes = [CommitOperationDelete(name) for name in change.deletes]
+    say(f"Sending {len(adds)} file(s) to {target.id}, removing {len(deletes)}.")
+    for start in range(0, len(adds), BATCH):
+        batch = adds[start : start + BATCH]
+        api.preupload_lfs_files(target.id, batch, repo_type=target.kind, free_memory=False)
+    commit = api.create_commit(
+        target.id,
+        [*adds, *deletes],
+        commit_message=wanted.message,
+        repo_type=target.kind,
+        parent_commit=change.head,
+    )
+    return commit.oid
+
+
+def _verify(api: HfApi, wanted: Publication, hashes: Mapping[str, str], revision: str) -> None:
+    """Raises HubError unless the commit holds what was to be published."""
+    left = _difference(api, wanted, hashes, revision)
+    if wrong := [*left.adds, *left.deletes]:
+        raise HubError(f"{wrong[0]} of {wanted.target.id} is not on the Hub as it is here: publish again.")
+
+
+def _tagged(api: HfApi, target: Target, tag: str | None) -> str | None:
+    """The commit that the tag names already, if any."""
+    tags = api.list_repo_refs(target.id, repo_type=target.kind).tags if tag else []
+    return next((ref.target_commit for ref in tags if ref.name == tag), None)
+
+
+def _equal(entry: RepoFile, content: Path | bytes, sha256: str) -> bool:
+    """Whether a file on the Hub holds `content`: large ones are known by sha256, others as git knows them."""
+    if entry.lfs:
+        return entry.lfs.sha256 == sha256
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _sha256(content: Path | bytes) -> str:
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
+
+
+# ---- When the Hub does not do it
+
+
+def _persist(attempt: Callable[[], Result], repo_id: str, say: Say, even_unreached: bool = True) -> Result:
+    """What `attempt` returns, tried again after a pause where that may help. Raises HubError.
+
+    `even_unreached` is false for the first contact: a Hub that cannot be reached at all is said at once.
+    """
+    for wait in (*WAITS, None):
+        get_session().timeout = PUBLISH_TIMEOUT
+        try:
+            return attempt()
+        except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, EntryNotFoundError) as error:
+            cause: Exception = error
+        except RuntimeError as error:  # what an upload in a thread raises, whatever happened
+            if not isinstance(error.__cause__, HTTPError):
+                raise
+            cause = error.__cause__
+        problem = _in_words(cause, repo_id)
+        reached = isinstance(cause, HfHubHTTPError)
+        if wait is None or not problem.temporary or not (reached or even_unreached):
+            raise problem
+        say(f"{problem} Trying again in {wait} s.")
+        time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _in_words(error: Exception, repo_id: str, revision: str | None = None) -> HubError:
+    """What a failed call means for the person who made it, and what to do."""
+    if isinstance(error, LocalTokenNotFoundError):
+        return HubError(f"You are not logged in to the Hub: {LOGIN}.")
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubError("The Hub is not asked, because HF_HUB_OFFLINE is set: unset it.", temporary=True)
+    if isinstance(error, RevisionNotFoundError):
+        return HubError(f"{repo_id} has no revision {revision} on the Hub: its page lists those it has.")
+    if isinstance(error, HfHubHTTPError):
+        return _status_in_words(error, repo_id)
+    if isinstance(error, OSError) and not isinstance(error, EntryNotFoundError):
+        return HubError(f"{repo_id} cannot be downloaded: {str(error).splitlines()[0]}", temporary=True)
+    where = HfApi().endpoint
+    return HubError(f"The Hub ({where}) cannot be reached: check the network.", temporary=True)
+
+
+def _status_in_words(error: HfHubHTTPError, repo_id: str) -> HubError:
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return HubError(f"{repo_id} is gated on the Hub: ask for access on its page, then `hf auth login`.")
+    if isinstance(error, RepositoryNotFoundError):
+        return HubError(f"There is no {repo_id} on the Hub, or it is private: then run `hf auth login`.")
+    if isinstance(error, EntryNotFoundError):
+        return HubError(f"A file of {repo_id} is missing on the Hub: publish the index again.")
+    if status == 401:
+        return HubError(f"The Hub does not know your token: {LOGIN}.")
+    if status == 403:
+        return HubError(f"Your token does not open {repo_id}: choose a name of your own, or {LOGIN}.")
+    if status == 412:
+        return HubError(f"Someone else has just changed {repo_id}.", temporary=True)
+    if status in PASSING:
+        return HubError(f"The Hub has trouble now, it answers {status}: try again later.", temporary=True)
+    said = (error.server_message or str(error)).strip().split("\n")[0]
+    return HubError(f"The Hub refused {repo_id} with {status}: {said}")

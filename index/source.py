@@ -75,7 +75,7 @@ class SourceRequest:
 def read_source(request: SourceRequest) -> Selection:
     """A sample of the source's rows, drawn with the seed without replacement. Raises SourceError."""
     folder = Path(request.source).expanduser()
-    if request.source not in PRESETS and folder.is_dir():
+    if request.source and request.source not in PRESETS and folder.is_dir():
         if any(folder.rglob("*.parquet")):
             return _read_dataset(request, str(folder), None)
         return _read_image_folder(request, folder)

@@ -8,8 +8,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hub library is imported: no test needs the network
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
-from embedding.encoder import Dinov2Encoder  # noqa: E402
-from index.store import Index, load_index  # noqa: E402
+from embedding.encoder import Dinov2Encoder
+from index.store import Index, load_index
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "assets" / "model"

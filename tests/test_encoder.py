@@ -82,7 +82,9 @@ def test_damaged_model_is_said_in_a_sentence(tmp_path: Path) -> None:
 def test_other_architecture_is_refused(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTModel
 
-    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28
+    )
     ViTModel(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_bytes((MODEL / "preprocessor_config.json").read_bytes())
     with pytest.raises(ModelError, match="expected a DINOv2 model"):

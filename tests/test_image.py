@@ -40,7 +40,17 @@ RED = Image.new("RGB", (40, 30), (200, 30, 20))
         (file_of(noise(1500, 1400)), "6.0 MB; the limit is 5 MB"),
         (Path("no/such/file.png"), "cannot be read"),
     ],
-    ids=["empty", "text", "svg", "truncated png", "truncated jpeg", "bomb", "too many pixels", "6 MB", "missing"],
+    ids=[
+        "empty",
+        "text",
+        "svg",
+        "truncated png",
+        "truncated jpeg",
+        "bomb",
+        "too many pixels",
+        "6 MB",
+        "missing",
+    ],
 )
 def test_hostile_file_is_refused_in_a_sentence(file: BytesIO | Path, words: str) -> None:
     with pytest.raises(QueryError, match=words) as caught:
@@ -98,9 +108,7 @@ def test_transparent_sketch_is_seen_whatever_its_ink(ink: str) -> None:
     sketch.putalpha(ImageOps.invert(seven()))
     flat = flatten(sketch)
     assert not is_blank(flat)
-    assert np.array_equal(
-        np.asarray(prepare(flat, DIGITS)) > 128, np.asarray(prepare(seven(), DIGITS)) > 128
-    )
+    assert np.array_equal(np.asarray(prepare(flat, DIGITS)) > 128, np.asarray(prepare(seven(), DIGITS)) > 128)
 
 
 def test_dark_sketch_on_white_is_inverted() -> None:

@@ -42,7 +42,9 @@ def imports_of(module: str) -> set[str]:
 
 
 def modules_of(package: str) -> list[str]:
-    return [f"{package}.{file.stem}" for file in sorted((ROOT / package).glob("*.py")) if file.stem != "__init__"]
+    return [
+        f"{package}.{file.stem}" for file in sorted((ROOT / package).glob("*.py")) if file.stem != "__init__"
+    ]
 
 
 @pytest.mark.parametrize("module", modules_of("embedding") + modules_of("index"))
@@ -63,5 +65,7 @@ def test_app_imports_only_ui_and_what_answers_queries() -> None:
 
 def test_importing_app_loads_nothing_slow() -> None:
     program = f"import app, sys; print(*sorted({SLOW!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []

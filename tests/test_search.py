@@ -12,7 +12,9 @@ from index.search import neighbors_of_items, search, vote_shares
 from index.store import Index
 
 
-def index_of(embeddings: NDArray[np.float32], sample: Index, labels: NDArray[np.int32] | None = None) -> Index:
+def index_of(
+    embeddings: NDArray[np.float32], sample: Index, labels: NDArray[np.int32] | None = None
+) -> Index:
     """An index of made-up unit rows, for questions that the sample cannot ask."""
     n, d = embeddings.shape
     manifest = replace(
@@ -25,7 +27,12 @@ def index_of(embeddings: NDArray[np.float32], sample: Index, labels: NDArray[np.
     labels = np.zeros(n, np.int32) if labels is None else labels
     blank = [sample.images[0]] * n
     return Index(
-        manifest, blank, labels, np.arange(n, dtype=np.int32), embeddings, {"umap": np.zeros((n, 2), np.float32)}
+        manifest,
+        blank,
+        labels,
+        np.arange(n, dtype=np.int32),
+        embeddings,
+        {"umap": np.zeros((n, 2), np.float32)},
     )
 
 

@@ -55,7 +55,9 @@ def test_saved_index_loads_unchanged(sample: Index, saved: Path) -> None:
     assert same(small(sample), load_index(saved))
 
 
-def test_large_index_is_cut_into_shards(sample: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_index_is_cut_into_shards(
+    sample: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "SHARD_BYTES", 20_000)
     save_index(small(sample), lists(60), tmp_path / "index")
     names = sorted(file.name for file in (tmp_path / "index/data").iterdir())
@@ -106,7 +108,9 @@ def bad_embeddings(change):
     def make(column: pa.ChunkedArray) -> pa.Array:
         matrix = column.combine_chunks().flatten().to_numpy().reshape(60, -1).copy()
         changed = change(matrix)
-        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(changed).ravel()), changed.shape[1])
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(changed).ravel()), changed.shape[1]
+        )
 
     return with_column("embedding", make)
 
@@ -122,7 +126,10 @@ def poison(matrix: np.ndarray) -> np.ndarray:
         (bad_embeddings(lambda matrix: 2 * matrix), "length 2, expected 1"),
         (bad_embeddings(poison), "item 7 has length nan"),
         (bad_embeddings(lambda matrix: matrix[:, :100]), "expected a list of 192"),
-        (with_column("label", lambda column: pa.array([99] * 60)), "labels run from 99 to 99, expected 0 to 9"),
+        (
+            with_column("label", lambda column: pa.array([99] * 60)),
+            "labels run from 99 to 99, expected 0 to 9",
+        ),
         (with_column("x", lambda column: pa.array([np.inf] * 60, pa.float32())), "not all finite"),
         (lambda table: table.slice(0, 50), r"shape \(50,\), expected \(60,\)"),
         (lambda table: table.drop_columns("source_row"), "no column source_row"),
@@ -140,7 +147,7 @@ def test_broken_data_is_named(saved: Path, change, words: str) -> None:
 def test_truncated_parquet_is_named(saved: Path) -> None:
     data = (saved / DATA).read_bytes()
     (saved / DATA).write_bytes(data[: len(data) // 2])
-    with pytest.raises(FormatError, match="train-00000-of-00001.parquet cannot be read"):
+    with pytest.raises(FormatError, match=r"train-00000-of-00001\.parquet cannot be read"):
         load_index(saved)
 
 

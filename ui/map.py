@@ -33,7 +33,7 @@ class MapView(gr.HTML):
     """The index's items as points; its value is `map_value(answer)`, its event `pick` has the clicked `item`.
 
     `folder` is an existing directory, into which the points are written for the browser to fetch; `layout` is
-    for gr.HTML, as elem_id. `preload` is for launch(head=...): the browser then fetches Plotly early.
+    for gr.HTML, as elem_id.
     """
 
     def __init__(self, index: Index, folder: Path, value: dict[str, object] = EMPTY, **layout: Any) -> None:
@@ -41,7 +41,6 @@ class MapView(gr.HTML):
         file = _write_points(points, index.labels, len(index.manifest.classes), folder)
         script = plotly_script()
         gr.set_static_paths([file, script])
-        self.preload = f'<link rel="preload" as="script" href="{escape(_url(script))}">'
         super().__init__(
             value=value,
             html_template=_HTML,
@@ -95,6 +94,11 @@ def quantize(coordinates: NDArray[np.float32]) -> Points:
 def morton_order(steps: NDArray[np.uint16]) -> NDArray[np.int64]:
     """The items along a Z-shaped curve through the map, on which neighbors on the map are mostly near."""
     return np.argsort(_spread(steps[:, 0]) | _spread(steps[:, 1]) << np.uint32(1), kind="stable")
+
+
+def preload_tag() -> str:
+    """For the page's head: the browser fetches Plotly, the largest file by far, at once."""
+    return f'<link rel="preload" as="script" href="{escape(_url(plotly_script()))}">'
 
 
 def plotly_script() -> Path:
@@ -180,6 +184,11 @@ _HTML = """
   <div class="map-frame">
     <div class="map-plot" role="img" aria-label="Map of all images: similar images lie close together"></div>
     <p class="map-note" role="status">Drawing the map …</p>
+    <div class="map-tip" hidden><canvas></canvas><strong></strong><span></span></div>
+  </div>
+  <div class="map-foot">
+    <p class="map-count" aria-live="polite"></p>
+    <p class="map-hint"></p>
     <div class="map-tools" role="group" aria-label="Map view">
       <button type="button" data-tool="in" aria-label="Zoom in" title="Zoom in">
         <svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 3v10M3 8h10"/></svg>
@@ -191,8 +200,6 @@ _HTML = """
         <svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3 6V3h3M10 3h3v3M13 10v3h-3M6 13H3v-3"/></svg>
       </button>
     </div>
-    <div class="map-tip" hidden><canvas></canvas><strong></strong><span></span></div>
   </div>
-  <div class="map-foot"><p class="map-count" aria-live="polite"></p><p class="map-hint"></p></div>
 </div>
 """

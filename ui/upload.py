@@ -4,6 +4,7 @@ import base64
 import binascii
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -12,14 +13,19 @@ MAX_DATA_URL = 8 * 2**20  # characters; what is longer than an allowed file is n
 
 
 class ImageFile(gr.Image):
-    """gr.Image for files by click, drop and paste. gr.Image itself opens a file before the app sees it, and then fails
-    without a word on what is no image; this one leaves all of that to `open_image`.
+    """gr.Image for files by click, drop and paste, which leaves opening them to `open_image`.
+
+    gr.Image itself opens a file before the app sees it, and fails without a word on what is no image.
     """
 
     is_template = True  # drawn by gr.Image's own front end
 
     def __init__(self, **layout) -> None:  # layout: label, elem_id, visible, ... of gr.Image
         super().__init__(type="filepath", image_mode=None, sources=["upload", "clipboard"], **layout)
+
+    def get_config(self, cls: type | None = None) -> dict[str, Any]:
+        """The settings of gr.Image, which its front end needs; by default only this class's own are sent."""
+        return super().get_config(gr.Image)
 
     def preprocess(self, payload: ImageData | None) -> Path | BytesIO | None:
         """The uploaded file, or the bytes of a data URL; None if there is neither."""
