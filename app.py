@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from PIL import Image
@@ -33,7 +33,7 @@ from index.store import Index, load_index
 from ui.map import MapView, map_value, preload_tag
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
 from ui.sketch import SketchPad
-from ui.upload import ImageFile
+from ui.upload import ImageFile, paste_tag
 
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
@@ -83,16 +83,17 @@ class Desk:
         return self.ask(query_item(self.index, item), k)
 
     def ask_image(self, file: object, k: object) -> Answer:
-        if not file:
-            raise QueryError("There is no image: choose, drop or paste one.")
-        image = open_image(file)
-        return self.ask(query_image(self.index, image, self.live.encoder()), k)
+        return self.ask_file(file, k, "image", "There is no image: choose, drop or paste one.")
 
     def ask_sketch(self, file: object, k: object) -> Answer:
+        return self.ask_file(file, k, "sketch", "The sketch is blank: draw something to search for.")
+
+    def ask_file(self, file: object, k: object, kind: Literal["image", "sketch"], missing: str) -> Answer:
+        """Waits for the model if it is still loading, but not to refuse what cannot be answered anyway."""
         if not file:
-            raise QueryError("The sketch is blank: draw something to search for.")
-        image = open_image(file)
-        return self.ask(query_image(self.index, image, self.live.encoder(), "sketch"), k)
+            raise QueryError(missing)
+        count, image = whole_k(k), open_image(file)
+        return answer(self.index, query_image(self.index, image, self.live.encoder(), kind), count)
 
     def ask(self, query: Query, k: object) -> Answer:
         return answer(self.index, query, whole_k(k))
@@ -134,8 +135,10 @@ def build_page(desk: Desk, folder: Path) -> gr.Blocks:
                     with gr.Tab("Class"):
                         label = gr.Dropdown(classes, value=classes[0], label="Class")
                         another = gr.Button("Another example", variant="primary")
-                    with gr.Tab("Upload"):
-                        upload = ImageFile(label="Drop, paste or choose an image", height=240)
+                    with gr.Tab("Upload", elem_id="upload-tab"):
+                        upload = ImageFile(
+                            label="Drop, paste or choose an image", height=240, elem_id="upload"
+                        )
                     with gr.Tab("Sketch"):
                         pad = SketchPad()
                 k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
@@ -319,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
             server_name=settings.host,
             server_port=settings.port,
             css_paths=[ROOT / "ui" / "style.css"],
-            head=preload_tag(),
+            head=preload_tag() + paste_tag(),
             theme=THEME,
             max_file_size="16mb",  # above 5 MB open_image says so in a sentence of its own
             show_error=False,

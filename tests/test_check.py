@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -105,7 +106,7 @@ def test_broken_image_is_found(saved: Path) -> None:
     def spoil(table):
         images = table["image"].to_pylist()
         images[5]["bytes"] = images[5]["bytes"][:60]
-        return table.set_column(0, table.schema.field("image"), [images])
+        return table.set_column(0, "image", pa.array(images, table.schema.field("image").type))
 
     change_data(saved, spoil)
     assert "image of item 5 cannot be decoded" in failure(saved)

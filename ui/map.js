@@ -424,8 +424,8 @@
   const hint = () => {
     const wheel = framed ? "Ctrl + scroll to zoom" : "Scroll to zoom";
     find(".map-hint").textContent = touch
-      ? "Tap a point to search with it. Pinch to zoom."
-      : `Click a point to search with it. ${wheel}, drag to pan.`;
+      ? "Tap a point to search. Pinch to zoom."
+      : `Click a point to search. ${wheel}, drag to pan.`;
   };
 
   try {

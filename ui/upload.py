@@ -36,6 +36,12 @@ class ImageFile(gr.Image):
         return Path(payload.path) if payload.path else None
 
 
+def paste_tag() -> str:
+    """For the page's head: an image pasted anywhere is an upload to the ImageFile with elem_id "upload"."""
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    return f"<script>{script}</script>"
+
+
 def _decoded(url: str) -> BytesIO:
     """The bytes of a base64 data URL; none if it is not one, which `open_image` has a sentence for."""
     try:
