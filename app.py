@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.events import Dependency
 from PIL import Image
 
 from embedding.image import MAX_PIXELS, QueryError, open_image
@@ -37,6 +38,7 @@ from ui.upload import ImageFile, paste_tag
 
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
+EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.png", "four.jpg")]
 FIRST_SEED = 7  # the item on screen when the page opens
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}  # whatever runs the model, one at a time
 LOOKUP = {"concurrency_limit": None}
@@ -127,8 +129,9 @@ def build_page(desk: Desk, folder: Path) -> gr.Blocks:
     with gr.Blocks(
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
-        gr.HTML(head_html(desk), elem_classes="page-head")
-        notice = gr.HTML(notice_html(desk), elem_classes="page-notice")
+        with gr.Row(elem_classes="page-top"):
+            gr.HTML(head_html(desk), elem_classes="page-head")
+            notice = gr.HTML(notice_html(desk), elem_classes="page-notice")
         with gr.Row(elem_classes="workbench"):
             with gr.Column():
                 with gr.Tabs():
@@ -139,6 +142,7 @@ def build_page(desk: Desk, folder: Path) -> gr.Blocks:
                         upload = ImageFile(
                             label="Drop, paste or choose an image", height=240, elem_id="upload"
                         )
+                        example = offer_examples(desk, upload)
                     with gr.Tab("Sketch"):
                         pad = SketchPad()
                 k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
@@ -147,8 +151,9 @@ def build_page(desk: Desk, folder: Path) -> gr.Blocks:
             with gr.Column(elem_classes="answer"):
                 results = ResultsView(value=answer_html(desk.index, first))
         on_screen = [gr.State(first.query), view, results]
-        connect_lookups(desk, page, label, another, k, on_screen)
-        connect_model(desk, page, upload, pad, k, notice, on_screen)
+        connect_lookups(desk, label, another, k, on_screen)
+        connect_model(desk, upload, example, pad, k, on_screen)
+        connect_notice(desk, page, notice)
         serve_api(desk)
     return page
 
@@ -159,7 +164,7 @@ def on_page(desk: Desk, found: Answer) -> list:
 
 
 def connect_lookups(
-    desk: Desk, page: gr.Blocks, label: gr.Dropdown, another: gr.Button, k: gr.Slider, on_screen: list
+    desk: Desk, label: gr.Dropdown, another: gr.Button, k: gr.Slider, on_screen: list
 ) -> None:
     """What needs no model: a class, an item of the map or of the results, and another k."""
     current, view, results = on_screen
@@ -184,15 +189,9 @@ def connect_lookups(
 
 
 def connect_model(
-    desk: Desk,
-    page: gr.Blocks,
-    upload: ImageFile,
-    pad: SketchPad,
-    k: gr.Slider,
-    notice: gr.HTML,
-    on_screen: list,
+    desk: Desk, upload: ImageFile, example: Dependency | None, pad: SketchPad, k: gr.Slider, on_screen: list
 ) -> None:
-    """What needs the model: uploads and sketches, and the notice while it loads or where it is missing."""
+    """What needs the model: uploads, example images and sketches."""
 
     @in_words
     def search_upload(file: object, k: int) -> list:
@@ -202,13 +201,28 @@ def connect_model(
     def search_sketch(file: object, k: int) -> list:
         return on_page(desk, desk.ask_sketch(file, k))
 
+    upload.upload(search_upload, [upload, k], on_screen, **MODEL_QUEUE, **PRIVATE)
+    pad.drawn(search_sketch, [pad, k], on_screen, **MODEL_QUEUE, **PRIVATE)
+    if example:
+        example.success(search_upload, [upload, k], on_screen, **MODEL_QUEUE, **PRIVATE)
+
+
+def connect_notice(desk: Desk, page: gr.Blocks, notice: gr.HTML) -> None:
+    """The line about the model, looked at every second until the model is loaded or known to be missing."""
+
     def look_at_model() -> tuple[str, gr.Timer]:
         return notice_html(desk), gr.Timer(active=desk.live.loading)
 
-    upload.upload(search_upload, [upload, k], on_screen, **MODEL_QUEUE, **PRIVATE)
-    pad.drawn(search_sketch, [pad, k], on_screen, **MODEL_QUEUE, **PRIVATE)
     timer = gr.Timer(1)
     gr.on([page.load, timer.tick], look_at_model, None, [notice, timer], **LOOKUP, **PRIVATE)
+
+
+def offer_examples(desk: Desk, upload: ImageFile) -> Dependency | None:
+    """Three digits to try, where the index is of digits; the event of one being chosen."""
+    if not desk.is_sample:
+        return None
+    files = [[str(file)] for file in EXAMPLES]
+    return gr.Examples(files, upload, label="Try one", api_visibility="private").load_input_event
 
 
 def head_html(desk: Desk) -> str:

@@ -425,7 +425,7 @@
     const wheel = framed ? "Ctrl + scroll to zoom" : "Scroll to zoom";
     find(".map-hint").textContent = touch
       ? "Tap a point to search. Pinch to zoom."
-      : `Click a point to search. ${wheel}, drag to pan.`;
+      : `Click a point to search. ${wheel}.`;
   };
 
   try {
