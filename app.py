@@ -39,7 +39,7 @@ from ui.upload import ImageFile, paste_tag
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
 EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.png", "four.jpg")]
-FIRST_SEED = 7  # the item on screen when the page opens
+FIRST_SEED = 50  # the item on screen when the page opens: in the sample, one with a divided vote
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}  # whatever runs the model, one at a time
 LOOKUP = {"concurrency_limit": None}
 THEME = gr.themes.Base(  # no outside fonts
@@ -125,7 +125,8 @@ def in_words(handler: Callable) -> Callable:
 def build_page(desk: Desk, folder: Path) -> gr.Blocks:
     """The whole app; `folder` receives the files that the browser fetches."""
     classes = filled_classes(desk.index)
-    first = desk.ask_class(classes[0], DEFAULT_K, FIRST_SEED)
+    first_class = classes[len(classes) // 2]
+    first = desk.ask_class(first_class, DEFAULT_K, FIRST_SEED)
     with gr.Blocks(
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
@@ -136,7 +137,7 @@ def build_page(desk: Desk, folder: Path) -> gr.Blocks:
             with gr.Column():
                 with gr.Tabs():
                     with gr.Tab("Class"):
-                        label = gr.Dropdown(classes, value=classes[0], label="Class")
+                        label = gr.Dropdown(classes, value=first_class, label="Class")
                         another = gr.Button("Another example", variant="primary")
                     with gr.Tab("Upload", elem_id="upload-tab"):
                         upload = ImageFile(
