@@ -101,7 +101,9 @@ def answer(index: Index, query: Query, k: int = DEFAULT_K) -> Answer:
 
 
 def whole_k(k: object) -> int:
-    """How many neighbors to show: a whole number cut to 1 to 50. Raises QueryError if it is no number."""
+    """How many neighbors to show: a number cut to a whole one of 1 to 50, 10 for None. Raises QueryError."""
+    if k is None:  # what clients send for an argument left out
+        return DEFAULT_K
     return max(1, min(_whole_number(k, "k", cut=True), MAX_K))
 
 

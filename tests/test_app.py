@@ -115,6 +115,7 @@ def test_client_gets_neighbors_as_rows(client: Client, sample: Index) -> None:
 
 def test_k_defaults_to_ten_and_is_cut(client: Client) -> None:
     assert len(client.predict(3, api_name="/query_item")["neighbors"]) == 10
+    assert len(client.predict(3, None, api_name="/query_item")["neighbors"]) == 10
     for k, rows in ((0, 1), (-1, 1), (2.5, 2), (10**9, 50)):
         assert len(client.predict(3, k, api_name="/query_item")["neighbors"]) == rows
 
