@@ -6,7 +6,7 @@ SOURCE ?= fashion-mnist
 MODEL ?= facebook/dinov2-base
 FASHION := data/fashion-mnist
 
-.PHONY: setup dev run fashion test test-slow lint sample clean
+.PHONY: setup dev run fashion test test-slow lint sample space clean
 
 setup: $(VENV)/.ready
 dev: $(VENV)/.ready-dev
@@ -40,6 +40,10 @@ lint: dev
 sample: dev
 	$(BIN)/python assets/make_sample_source.py data/mnist-digits
 	$(BIN)/python -m index build data/mnist-digits --model assets/model --limit 0 --out assets/sample
+
+# make space REPO=you/demo INDEX=you/your-index [ARGS="--revision v1 --private"]
+space: setup
+	$(BIN)/python -m index.space $(REPO) $(INDEX) $(ARGS)
 
 clean:
 	rm -rf $(VENV) data

@@ -3,8 +3,8 @@
 python -m benchmarks.foreign_images INDEX TEST.parquet
 
 INDEX is a Fashion-MNIST index, TEST.parquet the test split. From 1,000 test images it makes photos (enlarged,
-dark on white, off-center, with margins, as JPEG) and outline sketches, and asks the index for the class of
-each.
+dark on white, off-center, with margins, as JPEG), the same on shaded paper, and outline sketches, and asks
+the index for the class of each.
 """
 
 import sys
@@ -36,6 +36,9 @@ def main(folder: Path, test: Path) -> None:
     kinds = {
         "originals": [conform(image, index.manifest.preparation) for image in images],
         "photos": [_foreign(index, photo(image, rng)) for image in images],
+        "photos on shaded, noisy paper": [
+            _foreign(index, shaded(photo(image, rng), rng)) for image in images
+        ],
         "outlines, dark on light": [_foreign(index, outline(image)) for image in images],
         "outlines, light on dark": [_foreign(index, ImageOps.invert(outline(image))) for image in images],
     }
@@ -55,6 +58,16 @@ def photo(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     file = BytesIO()
     page.save(file, "JPEG", quality=int(rng.integers(60, 95)))
     return open_image(file)
+
+
+def shaded(page: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A page lit from one side, down to 60 % of its brightness, with the noise of a camera's sensor."""
+    pixels = np.asarray(page.convert("L"), np.float32)
+    across, down = (np.linspace(0, rng.uniform(-1, 1), size) for size in page.size)
+    light = np.add.outer(down, across)
+    light = 0.6 + 0.4 * (light - light.min()) / np.ptp(light)
+    noisy = pixels * light + rng.normal(0, 4, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
 def outline(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # the client's own: httpx in huggingface_hub 1, httpx2 in 2
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -59,7 +60,7 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
         ) from None
     except RepositoryNotFoundError:
         raise ModelError(f"The Hub has no model {model}, or it is private (then: hf auth login).") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError):
         reason = "is not in the cache and the Hub is out of reach: check the network, or give a folder"
         raise ModelError(f"The model {model} {reason}.") from None
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):

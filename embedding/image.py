@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
+from embedding.ground import TOLERANCE, ground_level, ink_of
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 MAX_BYTES = 5 * 2**20
 MAX_PIXELS = 25_000_000
 PHOTO_SIDE = 256  # photos of mixed sizes are kept at most this large
-TOLERANCE = 13  # 5 % of 255: how far a pixel may be from the background and still belong to it
+WORKING_SIDE = 384  # a photo of an object is reduced to this first, which averages much of its noise away
 
 
 class QueryError(ValueError):
@@ -72,12 +74,10 @@ def prepare(image: Image.Image, preparation: Preparation) -> Image.Image:
     if preparation.background is None:
         return conform(flat, preparation)
     gray = np.asarray(flat.convert("L"), np.float32)
-    ground = _ground(gray)
-    light = ground > 127
     size = preparation.size
-    if gray.shape == (size, size) and light == (preparation.background == "light"):
+    if gray.shape == (size, size) and (ground_level(gray) > 127) == (preparation.background == "light"):
         return conform(flat, preparation)
-    return _refit(flat, ground, preparation)
+    return _refit(flat, preparation)
 
 
 def conform(image: Image.Image, preparation: Preparation) -> Image.Image:
@@ -108,9 +108,9 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether no pixel stands out from the background by more than 5 %."""
-    gray = np.asarray(flatten(image).convert("L"), np.float32)
-    return bool(np.abs(gray - _ground(gray)).max() <= TOLERANCE)
+    """Whether nothing stands out from the background by more than 5 %, or its noise."""
+    gray = np.asarray(shrink(flatten(image), WORKING_SIDE).convert("L"), np.float32)
+    return not ink_of(gray)[1].any()
 
 
 def infer_preparation(images: Sequence[Image.Image]) -> Preparation:
@@ -128,7 +128,7 @@ def infer_preparation(images: Sequence[Image.Image]) -> Preparation:
     inks = [ink for ink in inks if ink.max() > TOLERANCE]
     if not inks:
         return Preparation(grayscale, size=side)
-    boxes = np.array([_box(ink) for ink in inks])
+    boxes = np.array([_box(ink > TOLERANCE) for ink in inks])
     longest = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     by_box = np.abs((boxes[:, :2] + boxes[:, 2:]) / 2 - side / 2).mean()
     by_mass = np.abs(np.array([_mass(ink) for ink in inks]) - side / 2).mean()
@@ -163,16 +163,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _ground(gray: NDArray[np.float32]) -> float:
-    """The grey level of the background: the median over the corners, each a small patch."""
-    edge = max(1, min(gray.shape) // 28)
-    rows, columns = (slice(None, edge), slice(-edge, None)), (slice(None, edge), slice(-edge, None))
-    return float(np.median([np.median(gray[row, column]) for row in rows for column in columns]))
-
-
 def _common_ground(grays: Sequence[NDArray[np.float32]]) -> Literal["dark", "light"] | None:
     """The ground that at least nine in ten images share, None if there is none."""
-    grounds = np.array([_ground(gray) for gray in grays])
+    grounds = np.array([ground_level(gray) for gray in grays])
     if (grounds <= TOLERANCE).mean() >= 0.9:
         return "dark"
     return "light" if (grounds >= 255 - TOLERANCE).mean() >= 0.9 else None
@@ -182,12 +175,11 @@ def _ink(gray: NDArray[np.float32], ground: Literal["dark", "light"]) -> NDArray
     return gray if ground == "dark" else 255 - gray
 
 
-def _box(ink: NDArray[np.float32]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what stands out from a ground of 0; the whole where nothing does."""
-    mask = ink > TOLERANCE
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what is true; the whole where nothing is."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if rows.size == 0:
-        return 0, 0, ink.shape[1], ink.shape[0]
+        return 0, 0, mask.shape[1], mask.shape[0]
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
@@ -199,15 +191,11 @@ def _mass(ink: NDArray[np.float32]) -> tuple[float, float]:
     return x, y
 
 
-def _refit(image: Image.Image, ground: float, preparation: Preparation) -> Image.Image:
+def _refit(image: Image.Image, preparation: Preparation) -> Image.Image:
     """The object on `image`, trimmed, scaled to the box and centered on a canvas of the data set's ground."""
-    pixels = np.asarray(image.convert("L"), np.float32)
-    ink = 255 - pixels if ground > 127 else pixels
-    floor = 255 - ground if ground > 127 else ground
-    ink = ((ink - floor) * (255 / (255 - floor))).clip(
-        0, 255
-    )  # the ground itself becomes 0, as in the data set
-    left, top, right, bottom = _box(ink)
+    pixels = np.asarray(shrink(image, WORKING_SIDE).convert("L"), np.float32)
+    ink, mask = ink_of(pixels)
+    left, top, right, bottom = _box(mask)
     cut = Image.fromarray(ink[top:bottom, left:right].round().astype(np.uint8))
     size = preparation.size
     scale = preparation.box / max(cut.size)

@@ -1,12 +1,14 @@
-"""The command line: python -m index build | check."""
+"""The command line: python -m index build | check | publish."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from embedding.encoder import ModelError
+from index.hub import Publication, index_target, publish, sign_in
 from index.manifest import FormatError, Manifest
 from index.source import PRESETS, SourceError, SourceRequest
+from index.store import load_manifest
 
 DEFAULT_MODEL = "facebook/dinov2-base"
 
@@ -26,9 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m index", description="Build and check image indexes.")
-    commands = parser.add_subparsers(required=True, metavar="build | check")
-    build = commands.add_parser("build", help="embed, lay out and measure a set of images")
+    parser = argparse.ArgumentParser(
+        prog="python -m index", description="Build, check and publish image indexes."
+    )
+    commands = parser.add_subparsers(required=True, metavar="build | check | publish")
+    _add_build(commands.add_parser("build", help="embed, lay out and measure a set of images"))
+    check = commands.add_parser("check", help="verify that an index keeps its promises")
+    check.set_defaults(run=_check)
+    _add_checked(check)
+    publish = commands.add_parser("publish", help="check an index, then put it on the Hub in one commit")
+    publish.set_defaults(run=_publish)
+    _add_checked(publish)
+    publish.add_argument("repo", help="where it goes on the Hub, such as you/your-index")
+    _add_publishing(publish)
+    return parser
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
     build.set_defaults(run=_build)
     build.add_argument(
         "source", help=f"a preset ({', '.join(PRESETS)}), a Hub dataset id, or a folder of Parquet or images"
@@ -50,11 +66,21 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     build.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
     build.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
-    check = commands.add_parser("check", help="verify that an index keeps its promises")
-    check.set_defaults(run=_check)
-    check.add_argument("folder", type=Path)
-    check.add_argument("--model", help="the model to embed again with, if it is not where the manifest says")
-    return parser
+    build.add_argument("--push", metavar="REPO", help="publish it there on the Hub, such as you/your-index")
+    _add_publishing(build)
+
+
+def _add_checked(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path)
+    command.add_argument(
+        "--model", help="the model to embed again with, if it is not where the manifest says"
+    )
+
+
+def _add_publishing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--private", action="store_true", help="a new dataset is for its owner only")
+    command.add_argument("--tag", help="a name for the published revision, such as v1")
+    command.add_argument("--message", help="the commit's message")
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -73,19 +99,47 @@ def _build(options: argparse.Namespace) -> int:
         n_neighbors=options.n_neighbors,
         min_dist=options.min_dist,
     )
+    if options.push:
+        sign_in(options.push)  # better now than after an hour of embedding
     manifest = build_index(request, options.out)
     _print_metrics(manifest)
     print(f"{options.out} is ready: python app.py --index {options.out}")
-    return 0
+    return _check_and_publish(options, options.out, options.push, options.model) if options.push else 0
 
 
 def _check(options: argparse.Namespace) -> int:
+    _print_check(options.folder, options.model)
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    sign_in(options.repo)
+    return _check_and_publish(options, options.folder, options.repo, options.model)
+
+
+def _check_and_publish(options: argparse.Namespace, folder: Path, repo: str, model: str | None) -> int:
+    from index.card import CARD, PICTURE, draw_map, make_card  # slow import: scikit-learn
+
+    _print_check(folder, model)
+    manifest = load_manifest(folder)
+    card = make_card(manifest, repo, options.tag)
+    files = {name: folder / name for name in ("manifest.json", *manifest.files)}
+    files |= {CARD: card.encode(), PICTURE: draw_map(folder)}
+    message = options.message or f"Publish {manifest.title}: {manifest.count:,} items"
+    done = publish(Publication(index_target(repo), files, message, options.private, options.tag))
+    print(
+        f"Published: {done.url}" if done.changed else f"Nothing has changed since the last time: {done.url}"
+    )
+    print(f"Revision {done.revision}: python app.py --index {repo} --revision {done.revision}")
+    return 0
+
+
+def _print_check(folder: Path, model: str | None) -> None:
     from index.check import check_index  # slow import: scikit-learn
 
-    for line in check_index(options.folder, options.model):
+    for line in check_index(folder, model):
         print(line, flush=True)
-    print(f"{options.folder} keeps its promises.")
-    return 0
+    print(f"{folder} keeps its promises.", flush=True)
 
 
 def _print_metrics(manifest: Manifest) -> None:

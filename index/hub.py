@@ -4,7 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import DatasetInfo, RepoFile, SpaceInfo
 from huggingface_hub.utils import validate_repo_id
 
 from index.manifest import FormatError
@@ -57,6 +57,13 @@ class HubError(FormatError):
         self.temporary = temporary
 
 
+class OutOfReach(HubError):
+    """The Hub does not answer at all, which may pass."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, temporary=True)
+
+
 # ---- From the Hub to a folder
 
 
@@ -81,8 +88,8 @@ def fetch_index(location: str, revision: str | None = None) -> Path:
 def fetch_snapshot(location: str, revision: str | None = None) -> Fetched:
     """An index as a folder: `location` itself, or the snapshot of a Hub dataset, downloaded or cached.
 
-    A pinned commit that is here is taken without asking the Hub. What is damaged, by the manifest's checksums,
-    is downloaded again. Raises HubError where the index cannot be had, FormatError where it is unsound.
+    A pinned commit that is here is taken without asking the Hub. What is damaged, by the checksums of the
+    manifest, is downloaded again. Raises HubError where the index cannot be had, FormatError if unsound.
     """
     folder = Path(location).expanduser()
     if folder.is_dir():
@@ -111,7 +118,7 @@ def check_id(repo_id: str) -> None:
     except HFValidationError:
         valid = False
     if not valid:
-        raise HubError(f"There is no folder {repo_id}, nor is it a Hub id: those look like owner/name.")
+        raise HubError(f"{repo_id} is neither a folder nor a Hub id: those look like owner/name.")
 
 
 def _cached(location: str, revision: str | None) -> Path | None:
@@ -122,17 +129,29 @@ def _cached(location: str, revision: str | None) -> Path | None:
         return None
 
 
+def index_revision(location: str, revision: str | None = None) -> str:
+    """The commit that a tag, a branch or None names on the Hub now. Raises HubError if that is no index."""
+    try:
+        # without a timeout of its own this call, unlike others, waits for ever (huggingface_hub 2.4)
+        info = HfApi().dataset_info(location, revision=revision, timeout=HF_HUB_ETAG_TIMEOUT)
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise _in_words(error, location, revision) from None
+    if not any(file.rfilename == "manifest.json" for file in info.siblings or ()):
+        raise HubError(f"The Hub's dataset {location} is not an index: it has no manifest.json.")
+    return str(info.sha)
+
+
 def _download(location: str, revision: str | None) -> Path:
     """The snapshot of a revision; files that are here already are not downloaded. Raises HubError."""
-    get_session().timeout = HF_HUB_ETAG_TIMEOUT  # the client itself would wait for ever
+    commit = index_revision(location, revision)
+    get_session().timeout = HF_HUB_ETAG_TIMEOUT
     try:
-        # asked first, because snapshot_download takes the cache without a word when the Hub does not answer
-        files = HfApi().dataset_info(location, revision=revision).siblings or ()
-        if not any(file.rfilename == "manifest.json" for file in files):
-            raise HubError(f"The Hub's dataset {location} is not an index: it has no manifest.json.")
-        return _snapshot(location, revision, local_files_only=False)
+        folder = _snapshot(location, commit, local_files_only=False)
+        # writes down which commit the branch or tag is, for when the Hub is gone
+        hf_hub_download(location, "manifest.json", repo_type="dataset", revision=revision)
     except (HTTPError, OSError, EntryNotFoundError) as error:
         raise _in_words(error, location, revision) from None
+    return folder
 
 
 def _snapshot(location: str, revision: str | None, local_files_only: bool) -> Path:
@@ -166,8 +185,10 @@ def _download_again(location: str, fetched: Fetched, name: str) -> None:
     (fetched.folder / name).unlink(missing_ok=True)  # a link to the blob, or a copy of it
     try:
         hf_hub_download(location, name, repo_type="dataset", revision=fetched.revision, force_download=True)
-    except (HTTPError, OSError, EntryNotFoundError) as error:
-        problem = _in_words(error, location, fetched.revision)
+    except (HTTPError, OSError, EntryNotFoundError, ValueError) as error:
+        # a ValueError is how a forced download says that the Hub did not answer
+        cause = error.__cause__ if isinstance(error, ValueError) and error.__cause__ else error
+        problem = _in_words(cause, location, fetched.revision)
         raise HubError(f"The downloaded {name} is damaged. {problem}", problem.temporary) from None
 
 
@@ -203,7 +224,8 @@ class Target:
 class Publication:
     """What is to stand on the Hub: `files` by their names there, as they are on disk or in memory.
 
-    The commit is tagged with `tag`, if there is one; `private` is for a repository that does not exist yet.
+    The commit is tagged with `tag`, if there is one; `private` is for a repository that does not exist yet;
+    `variables` are the environment of a Space.
     """
 
     target: Target
@@ -211,6 +233,7 @@ class Publication:
     message: str
     private: bool = False
     tag: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -238,7 +261,7 @@ def index_target(repo_id: str) -> Target:
 def sign_in(repo_id: str, say: Say = print) -> None:
     """Makes sure that something can be published under this name with this token. Raises HubError."""
     check_id(repo_id)
-    user = _persist(HfApi().whoami, repo_id, say, even_unreached=False)
+    user = _persist(HfApi().whoami, repo_id, say, reached=False)
     token = user.get("auth", {}).get("accessToken") or {}
     if token.get("role") == "read":
         raise HubError(f"Your token for the Hub may only read: {LOGIN}.")
@@ -268,6 +291,7 @@ def _publish_once(wanted: Publication, hashes: Mapping[str, str], say: Say) -> P
     tagged = _tagged(api, target, tag)
     if tagged and (changed or tagged != change.head):
         raise HubError(f"The tag {tag} of {target.id} is taken by another revision: choose a new one.")
+    _set_variables(api, wanted)
     revision = change.head
     if changed:
         revision = _commit(api, wanted, change, say)
@@ -281,16 +305,24 @@ def _create(api: HfApi, target: Target, private: bool) -> None:
     """The repository, unless it is there. Raises HubError if it is public and should be private."""
     sdk = "gradio" if target.kind == "space" else None
     api.create_repo(target.id, repo_type=target.kind, private=private or None, space_sdk=sdk, exist_ok=True)
-    if private and not api.repo_info(target.id, repo_type=target.kind).private:
+    if private and not _info(api, target).private:
         raise HubError(f"{target.id} is public already: make it private in its settings first.")
+
+
+def _set_variables(api: HfApi, wanted: Publication) -> None:
+    """Sets those of the Space's variables that differ, for each restarts it."""
+    there = api.get_space_variables(wanted.target.id) if wanted.variables else {}
+    for name, value in wanted.variables.items():
+        if name not in there or there[name].value != value:
+            api.add_space_variable(wanted.target.id, name, value)
 
 
 def _difference(
     api: HfApi, wanted: Publication, hashes: Mapping[str, str], revision: str = "main"
 ) -> _Difference:
-    """What is to be added to a revision and deleted from it. Raises HubError if it is someone's other work."""
+    """What is to be added to a revision and deleted. Raises HubError if it is someone's other work."""
     target, files = wanted.target, wanted.files
-    head = str(api.repo_info(target.id, repo_type=target.kind, revision=revision).sha)
+    head = str(_info(api, target, revision).sha)
     tree = api.list_repo_tree(target.id, recursive=True, revision=head, repo_type=target.kind)
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     if target.mark not in there and set(there) - {".gitattributes", "README.md"}:
@@ -306,8 +338,8 @@ def _difference(
 def _commit(api: HfApi, wanted: Publication, change: _Difference, say: Say) -> str:
     """The hash of one commit on top of `change.head` and nothing else.
 
-    Contents are uploaded before it, batch by batch, which changes nothing that anyone sees; what the Hub has is
-    not sent again. So a large index, too, comes in one commit: the Hub cannot move main to a staged branch.
+    Contents are uploaded before it, batch by batch, which changes nothing that anyone sees; what the Hub has
+    is not sent again. So a large index, too, is one commit: the Hub cannot move main to a staged branch.
     """
     target = wanted.target
     adds = [CommitOperationAdd(name, wanted.files[name]) for name in change.adds]
@@ -333,6 +365,10 @@ def _verify(api: HfApi, wanted: Publication, hashes: Mapping[str, str], revision
         raise HubError(f"{wrong[0]} of {wanted.target.id} is not on the Hub as it is here: publish again.")
 
 
+def _info(api: HfApi, target: Target, revision: str = "main") -> DatasetInfo | SpaceInfo:
+    return api.repo_info(target.id, repo_type=target.kind, revision=revision, timeout=PUBLISH_TIMEOUT)
+
+
 def _tagged(api: HfApi, target: Target, tag: str | None) -> str | None:
     """The commit that the tag names already, if any."""
     tags = api.list_repo_refs(target.id, repo_type=target.kind).tags if tag else []
@@ -354,28 +390,34 @@ def _sha256(content: Path | bytes) -> str:
 # ---- When the Hub does not do it
 
 
-def _persist(attempt: Callable[[], Result], repo_id: str, say: Say, even_unreached: bool = True) -> Result:
+def _persist(attempt: Callable[[], Result], repo_id: str, say: Say, reached: bool = True) -> Result:
     """What `attempt` returns, tried again after a pause where that may help. Raises HubError.
 
-    `even_unreached` is false for the first contact: a Hub that cannot be reached at all is said at once.
+    Unless the Hub was `reached` before, it is said at once that it cannot be.
     """
-    for wait in (*WAITS, None):
-        get_session().timeout = PUBLISH_TIMEOUT
+    waits = iter(WAITS)
+    while True:
         try:
-            return attempt()
-        except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, EntryNotFoundError) as error:
-            cause: Exception = error
-        except RuntimeError as error:  # what an upload in a thread raises, whatever happened
-            if not isinstance(error.__cause__, HTTPError):
+            return _ask(attempt, repo_id)
+        except HubError as problem:
+            wait = next(waits, None)
+            if wait is None or not problem.temporary or (isinstance(problem, OutOfReach) and not reached):
                 raise
-            cause = error.__cause__
-        problem = _in_words(cause, repo_id)
-        reached = isinstance(cause, HfHubHTTPError)
-        if wait is None or not problem.temporary or not (reached or even_unreached):
-            raise problem
-        say(f"{problem} Trying again in {wait} s.")
-        time.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
+            say(f"{problem} Trying again in {wait} s.")
+            time.sleep(wait)
+
+
+def _ask(attempt: Callable[[], Result], repo_id: str) -> Result:
+    """What `attempt` returns. Raises HubError."""
+    get_session().timeout = PUBLISH_TIMEOUT
+    try:
+        return attempt()
+    except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, EntryNotFoundError) as error:
+        raise _in_words(error, repo_id) from None
+    except RuntimeError as error:  # what an upload in a thread raises, whatever happened
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        raise _in_words(error.__cause__, repo_id) from None
 
 
 def _in_words(error: Exception, repo_id: str, revision: str | None = None) -> HubError:
@@ -383,7 +425,7 @@ def _in_words(error: Exception, repo_id: str, revision: str | None = None) -> Hu
     if isinstance(error, LocalTokenNotFoundError):
         return HubError(f"You are not logged in to the Hub: {LOGIN}.")
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError("The Hub is not asked, because HF_HUB_OFFLINE is set: unset it.", temporary=True)
+        return OutOfReach("The Hub is not asked, because HF_HUB_OFFLINE is set: unset it.")
     if isinstance(error, RevisionNotFoundError):
         return HubError(f"{repo_id} has no revision {revision} on the Hub: its page lists those it has.")
     if isinstance(error, HfHubHTTPError):
@@ -391,7 +433,7 @@ def _in_words(error: Exception, repo_id: str, revision: str | None = None) -> Hu
     if isinstance(error, OSError) and not isinstance(error, EntryNotFoundError):
         return HubError(f"{repo_id} cannot be downloaded: {str(error).splitlines()[0]}", temporary=True)
     where = HfApi().endpoint
-    return HubError(f"The Hub ({where}) cannot be reached: check the network.", temporary=True)
+    return OutOfReach(f"The Hub ({where}) cannot be reached: check the network.")
 
 
 def _status_in_words(error: HfHubHTTPError, repo_id: str) -> HubError:
@@ -399,7 +441,9 @@ def _status_in_words(error: HfHubHTTPError, repo_id: str) -> HubError:
     if isinstance(error, GatedRepoError):
         return HubError(f"{repo_id} is gated on the Hub: ask for access on its page, then `hf auth login`.")
     if isinstance(error, RepositoryNotFoundError):
-        return HubError(f"There is no {repo_id} on the Hub, or it is private: then run `hf auth login`.")
+        return HubError(
+            f"There is no {repo_id} here or on the Hub, or it is private: then run `hf auth login`."
+        )
     if isinstance(error, EntryNotFoundError):
         return HubError(f"A file of {repo_id} is missing on the Hub: publish the index again.")
     if status == 401:

@@ -14,6 +14,7 @@ from index.manifest import Source
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
 UNLABELED = "(no label)"
 ONE_CLASS = "images"
+HUB_SECONDS = 20  # after which the Hub counts as out of reach
 DISPLAY_NAMES = {"T - shirt / top": "T-shirt/top"}  # how the Hub's Fashion-MNIST spells it -> how people do
 
 
@@ -99,8 +100,8 @@ def _read_dataset(request: SourceRequest, location: str, preset: Preset | None) 
     import datasets  # slow import: 2 s, needed only where a dataset is read
 
     is_folder = Path(location).is_dir()
-    revision = None if is_folder else _hub_revision(location)
-    table = _load(datasets, location, request.split, revision)
+    hub = None if is_folder else _hub_source(location)
+    table = _load(datasets, location, request.split, hub and hub.revision)
     image_column = _image_column(table, datasets, request.image_column or (preset and preset.image_column))
     label_column = _label_column(table, datasets, request.label_column or (preset and preset.label_column))
     classes, labels = _classes(table, datasets, label_column)
@@ -111,14 +112,14 @@ def _read_dataset(request: SourceRequest, location: str, preset: Preset | None) 
     pictures = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     source = Source(
         id=Path(location).resolve().name if is_folder else location,
-        revision=revision,
+        revision=hub and hub.revision,
         split=request.split,
         rows=len(table),
         image_column=image_column,
         label_column=label_column,
         limit=request.limit,
         labeled=len(classes) > 1,
-        license=preset.license if preset else card.get("license"),
+        license=preset.license if preset else hub.license if hub else _license(card),
         note=card.get("source_note"),
     )
     title = preset.title if preset else card.get("pretty_name") or source.id
@@ -140,21 +141,34 @@ def _load(datasets: object, location: str, split: str, revision: str | None) -> 
         raise SourceError(f"{location} cannot be read: {_first_line(error)}") from None
 
 
-def _hub_revision(dataset: str) -> str:
-    """The commit that "main" is now, so that the index can say exactly what it was made of."""
+@dataclass(frozen=True)
+class _HubSource:
+    """A Hub dataset's license, and the commit that "main" is now: what the index was made of exactly."""
+
+    revision: str
+    license: str | None
+
+
+def _hub_source(dataset: str) -> _HubSource:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
     try:
-        return str(HfApi().dataset_info(dataset).sha)
+        info = HfApi().dataset_info(dataset, timeout=HUB_SECONDS)
     except RepositoryNotFoundError:
-        raise SourceError(
-            f"The Hub has no dataset {dataset}, or it is private (then: hf auth login)."
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise SourceError(
-            f"The Hub cannot be reached for {dataset}: check the network ({_first_line(error)})"
-        ) from None
+        missing = f"The Hub has no dataset {dataset}, or it is private (then: hf auth login)."
+        raise SourceError(missing) from None
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        reason = f"the Hub cannot be reached: check the network ({_first_line(error)})"
+        raise SourceError(f"{dataset} cannot be read, {reason}.") from None
+    return _HubSource(str(info.sha), _license(info.card_data.to_dict() if info.card_data else {}))
+
+
+def _license(card: dict) -> str | None:
+    """The license that a card's front matter names, the first where it names several."""
+    named = card.get("license")
+    first = named[0] if isinstance(named, list) and named else named
+    return str(first) if first else None
 
 
 def _image_column(table: object, datasets: object, wanted: str | None) -> str:

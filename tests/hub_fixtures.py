@@ -33,7 +33,7 @@ class Client:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_OFFLINE": "0",
             "HF_DATASETS_OFFLINE": "0",
-            "HF_HUB_ETAG_TIMEOUT": "3",
+            "HF_HUB_ETAG_TIMEOUT": "2",
         }
         merged = {**os.environ, **settings, **changes}
         return {name: value for name, value in merged.items() if value is not None}
@@ -52,7 +52,7 @@ class Client:
     def run(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
         """Runs python with `arguments` in the project's folder."""
         process = self.start(*arguments, **changes)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 

@@ -130,6 +130,18 @@ def test_gray_ground_becomes_black() -> None:
     assert pixels.max() > 150
 
 
+def test_shadow_and_noise_of_a_photo_are_taken_off() -> None:
+    light = 0.6 + 0.4 * np.linspace(0, 1, 420)
+    noise_of_sensor = np.random.default_rng(1).normal(0, 4, (330, 420))
+    page = Image.new("L", (420, 330), 255)
+    page.paste(seven(200), (180, 90))
+    shot = Image.fromarray((np.asarray(page) * light + noise_of_sensor).clip(0, 255).astype(np.uint8))
+    clean, taken = (np.ravel(prepare(image, DIGITS)) for image in (page, shot))
+    assert np.corrcoef(clean, taken)[0, 1] > 0.97
+    assert not is_blank(shot)
+    assert is_blank(Image.fromarray((250 * light + noise_of_sensor).clip(0, 255).astype(np.uint8)))
+
+
 def test_place_and_size_of_the_object_do_not_matter() -> None:
     wide = Image.new("L", (900, 500), 255)
     wide.paste(seven(140), (600, 300))
