@@ -25,6 +25,7 @@ from index.query import (
     Query,
     answer,
     filled_classes,
+    first_query,
     query_class,
     query_image,
     query_item,
@@ -63,7 +64,7 @@ def read_settings(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--revision", default=os.environ.get("INDEX_REVISION") or None, help="of a Hub index")
     parser.add_argument("--model", help="a folder or Hub id to use instead of the model that the index names")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument("--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
     return parser.parse_args(arguments)
 
 
@@ -125,8 +126,8 @@ def in_words(handler: Callable) -> Callable:
 def build_page(desk: Desk, folder: Path) -> gr.Blocks:
     """The whole app; `folder` receives the files that the browser fetches."""
     classes = filled_classes(desk.index)
-    first_class = classes[len(classes) // 2]
-    first = desk.ask_class(first_class, DEFAULT_K, FIRST_SEED)
+    first = desk.ask(first_query(desk.index, FIRST_SEED), DEFAULT_K)
+    first_class = desk.index.class_of(first.query.item)
     with gr.Blocks(
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
@@ -232,7 +233,7 @@ def head_html(desk: Desk) -> str:
     parts = [
         f"<strong>{escape(manifest.title)}</strong>",
         f"{manifest.count:,} items",
-        f"model {escape(manifest.model.id)}",
+        f"model {escape(manifest.model.name)}",
     ]
     if desk.is_sample:
         parts.append("the bundled sample; <code>make fashion</code> builds Fashion-MNIST")
@@ -333,24 +334,33 @@ def main(arguments: list[str] | None = None) -> int:
     desk = Desk(index, LiveModel(index, settings.model), Path(settings.index).resolve() == SAMPLE)
     with tempfile.TemporaryDirectory() as folder:
         page = build_page(desk, Path(folder))
-        page.queue(max_size=64).launch(
-            server_name=settings.host,
-            server_port=settings.port,
-            css_paths=[ROOT / "ui" / "style.css"],
-            head=preload_tag() + paste_tag(),
-            theme=THEME,
-            max_file_size="16mb",  # above 5 MB open_image says so in a sentence of its own
-            show_error=False,
-            enable_monitoring=False,
-            run_history=False,
-            footer_links=["api"],
-            ssr_mode=False,
-            mcp_server=True,
-            prevent_thread_lock=True,
-        )
+        try:
+            serve(page, settings)
+        except OSError as error:  # the port is taken, or may not be used
+            print(f"The page cannot be served on {settings.host}: {error}", file=sys.stderr)
+            return 1
         desk.live.start()
         page.block_thread()
     return 0
+
+
+def serve(page: gr.Blocks, settings: argparse.Namespace) -> None:
+    """Starts the server and comes back; the settings are those of a demo that anybody may visit."""
+    page.queue(max_size=64).launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        css_paths=[ROOT / "ui" / "style.css"],
+        head=preload_tag() + paste_tag(),
+        theme=THEME,
+        max_file_size="16mb",  # above 5 MB open_image says so in a sentence of its own
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=["api"],
+        ssr_mode=False,
+        mcp_server=True,
+        prevent_thread_lock=True,
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ class ModelRef:
     id: str
     revision: str
 
+    @property
+    def name(self) -> str:
+        """The id, of a folder outside the project only its last part: what visitors are told."""
+        return Path(self.id).name if Path(self.id).is_absolute() else self.id
+
 
 class Encoder(Protocol):
     """Turns images into embeddings of shape (n, dimension): float32 unit rows."""

@@ -78,20 +78,23 @@ def build_index(request: BuildRequest, out: Path, say: Callable[[str], None] = p
 
     Raises SourceError, ModelError, and OSError where `out` cannot be written.
     """
-    _refuse_foreign(out)
+    out = out.resolve()
     work = out.with_name(out.name + ".partial")
+    _refuse_foreign(out, work)
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
-            manifest = _build(request, work, say)
-            _swap(work / "index", out)
+            manifest, skipped = _build(request, work, say)
+            _swap(work, out)
     except Timeout:
         raise SourceError(f"Another build is writing {out}: wait for it, or choose another --out.") from None
     shutil.rmtree(work)
+    _name_skipped(skipped, say)
     return manifest
 
 
-def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> Manifest:
+def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tuple[Manifest, tuple[str, ...]]:
+    """Builds `work`/index; returns its manifest and the names of the images that could not be read."""
     reference, folder = fetch_model(request.model, request.revision)
     request = replace(request, device=choose_device(request.device))
     _keep_or_clear(work, request, reference, say)
@@ -132,40 +135,40 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> Man
     listed = NeighborLists(neighbors.ids[:, :LISTED_NEIGHBORS], neighbors.distances[:, :LISTED_NEIGHBORS])
     save_index(index, listed, work / "index")
     write_card(manifest, work / "index")
-    _name_skipped(images, say)
-    return manifest
+    return manifest, images.skipped
 
 
 def pixel_rows(data: list[bytes]) -> NDArray[np.float32]:
     """The images' pixels as unit rows (n, p), for a baseline; larger or mixed sizes are shrunk to 32 x 32."""
     first = Image.open(BytesIO(data[0]))
-    small = max(first.size) <= PIXEL_SIDE
-    rows = []
-    for file in data:
+    sizes = {Image.open(BytesIO(file)).size for file in data}
+    side = first.size if sizes == {first.size} and max(first.size) <= PIXEL_SIDE else (PIXEL_SIDE, PIXEL_SIDE)
+    pixels = np.empty((len(data), side[0] * side[1] * len(first.getbands())), np.float32)
+    for row, file in zip(pixels, data, strict=True):
         image = Image.open(BytesIO(file)).convert(first.mode)
-        if not small or image.size != first.size:
-            image = image.resize((PIXEL_SIDE, PIXEL_SIDE), Image.Resampling.BOX)
-        rows.append(np.asarray(image).ravel())
-    if len({row.size for row in rows}) > 1:
-        raise ValueError("images of one index differ in mode")
-    pixels = np.stack(rows).astype(np.float32)
-    return pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-6)
+        row[:] = np.asarray(image if image.size == side else image.resize(side, Image.Resampling.BOX)).ravel()
+    pixels /= np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-6)
+    return pixels
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Only an index is ever replaced. Raises SourceError if `out` holds anything else."""
-    if out.exists() and not (out.is_dir() and ((out / "manifest.json").is_file() or not any(out.iterdir()))):
-        raise SourceError(f"{out} exists and is not an index: choose another --out.")
+def _refuse_foreign(out: Path, work: Path) -> None:
+    """Only an index and an interrupted build are ever replaced. Raises SourceError at anything else."""
+    ours = {out: ("manifest.json",), work: ("lock", "request.json")}
+    for folder, marks in ours.items():
+        if folder.is_dir() and (
+            not any(folder.iterdir()) or any((folder / mark).is_file() for mark in marks)
+        ):
+            continue
+        if folder.exists():
+            raise SourceError(f"{folder} exists and is not an index: move it, or choose another --out.")
 
 
-def _swap(new: Path, out: Path) -> None:
-    """Moves the finished index to `out`; an older index there is moved aside first."""
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+def _swap(work: Path, out: Path) -> None:
+    """Moves the finished index to `out`; an older one there goes to the work folder, which is removed."""
     if out.exists():
-        out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(work / "old", ignore_errors=True)
+        out.rename(work / "old")
+    (work / "index").rename(out)
 
 
 def _keep_or_clear(work: Path, request: BuildRequest, model: ModelRef, say: Callable[[str], None]) -> None:
@@ -313,7 +316,7 @@ def _write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
     unfinished.replace(file)
 
 
-def _name_skipped(images: Images, say: Callable[[str], None]) -> None:
-    if images.skipped:
-        shown = ", ".join(images.skipped[:10]) + (", ..." if len(images.skipped) > 10 else "")
-        say(f"Skipped {len(images.skipped)} unreadable images: {shown}")
+def _name_skipped(skipped: tuple[str, ...], say: Callable[[str], None]) -> None:
+    if skipped:
+        shown = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
+        say(f"Skipped {len(skipped)} unreadable images: {shown}")

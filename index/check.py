@@ -12,7 +12,7 @@ from index.live import AGREEMENT, agreement
 from index.manifest import FormatError
 from index.quality import VOTERS, knn_accuracy, nearest_items, sample_items, silhouette
 from index.search import search
-from index.store import Index, file_sha256, load_index, load_manifest, read_table
+from index.store import LISTED_NEIGHBORS, Index, file_sha256, load_index, load_manifest, read_table
 
 PROBED = 50  # items whose neighbors are searched again
 
@@ -62,15 +62,22 @@ def _check_neighbors(index: Index, folder: Path) -> str:
     column = read_table(folder, index.manifest, ["neighbors"])["neighbors"]
     items = np.random.default_rng(index.manifest.seed).permutation(index.manifest.count)[:PROBED]
     for item in items.tolist():
-        listed = column[item].as_py()
-        due = search(index, index.embeddings[item], len(listed["ids"]), exclude=item)
-        distances = [1 - neighbor.similarity for neighbor in due]
-        real = 1 - index.embeddings[listed["ids"]] @ index.embeddings[item] if listed["ids"] else []
-        if not (
-            np.allclose(listed["distances"], distances, atol=1e-4) and np.allclose(real, distances, atol=1e-4)
-        ):
+        listed = column[item].as_py() or {}
+        due = search(index, index.embeddings[item], LISTED_NEIGHBORS, exclude=item)
+        if not _are_nearest(index, item, listed, [1 - neighbor.similarity for neighbor in due]):
             raise FormatError(f"the listed neighbors of item {item} are not its nearest")
     return f"neighbors: right for {len(items)} items searched again"
+
+
+def _are_nearest(index: Index, item: int, listed: dict, distances: list[float]) -> bool:
+    """Whether the listed ids and distances are those of the nearest items, at these distances."""
+    ids, far = listed.get("ids") or [], listed.get("distances") or []
+    if not len(ids) == len(set(ids)) == len(far) == len(distances):
+        return False
+    if not all(isinstance(near, int) and 0 <= near < index.manifest.count and near != item for near in ids):
+        return False
+    real = 1 - index.embeddings[np.array(ids, int)] @ index.embeddings[item]
+    return bool(np.allclose(far, distances, atol=1e-4) and np.allclose(real, distances, atol=1e-4))
 
 
 def _check_metrics(index: Index) -> str:

@@ -1,5 +1,7 @@
 """The live model beside an index: loaded in the background, and trusted only if it agrees with the index."""
 
+import re
+import sys
 from threading import Event, Thread
 
 import numpy as np
@@ -48,7 +50,8 @@ class LiveModel:
         try:
             self._encoder = load_agreeing(self._index, self._model)
         except ModelError as error:
-            self._reason = f"Uploads and sketches cannot be answered now. {error}"
+            print(error, file=sys.stderr)
+            self._reason = f"Uploads and sketches cannot be answered now. {_without_folders(str(error))}"
         except Exception as error:
             self._reason = "Uploads and sketches cannot be answered now: the model could not be loaded."
             raise error
@@ -67,6 +70,11 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
             f"The index was made by {made_by.id}; {reference.id} disagrees (cosine {cosine:.3f})."
         )
     return encoder
+
+
+def _without_folders(sentence: str) -> str:
+    """The sentence with only the last part of every path: how the machine is laid out is its own affair."""
+    return re.sub(r"(?<!\S)~?(?:/[^\s/]+)*/(?=[^\s/])", "", sentence)
 
 
 def agreement(index: Index, encoder: Encoder) -> float:

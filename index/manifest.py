@@ -112,4 +112,6 @@ def manifest_from_json(text: str) -> Manifest:
         raise FormatError(
             "manifest.json names another model or preparation than the one that made the embeddings"
         )
+    if manifest.count < 1 or DEFAULT_PROJECTION not in manifest.projections:
+        raise FormatError(f"manifest.json promises no items, or no {DEFAULT_PROJECTION} projection")
     return manifest

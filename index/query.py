@@ -54,13 +54,18 @@ class Answer:
 def query_class(index: Index, label: object, seed: object = None) -> Query:
     """A random item of a class, the same for the same seed. Raises QueryError, which lists the classes."""
     number = find_class(index.manifest.classes, label)
-    items = np.flatnonzero(index.labels == number)
-    if items.size == 0:
+    if not (index.labels == number).any():
         raise QueryError(f"No item of this index is in the class {index.manifest.classes[number]}.")
     seed = None if seed is None else _whole_number(seed, "The seed")
     if seed is not None and seed < 0:
         raise QueryError(f"The seed is {seed}, but it must be 0 or more.")
-    return _indexed("class", index, int(np.random.default_rng(seed).choice(items)))
+    return _random_item(index, number, seed)
+
+
+def first_query(index: Index, seed: int) -> Query:
+    """What to show before anything is asked: an item of the class in the middle, drawn with the seed."""
+    filled = np.unique(index.labels)
+    return _random_item(index, int(filled[len(filled) // 2]), seed)
 
 
 def query_item(index: Index, item: object) -> Query:
@@ -141,6 +146,11 @@ _BLANK = {
     "sketch": "The sketch is blank: draw something to search for.",
     "image": "The image is one flat color: choose one that shows something.",
 }
+
+
+def _random_item(index: Index, number: int, seed: int | None) -> Query:
+    items = np.flatnonzero(index.labels == number)
+    return _indexed("class", index, int(np.random.default_rng(seed).choice(items)))
 
 
 def _indexed(kind: Kind, index: Index, item: int) -> Query:

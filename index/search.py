@@ -50,7 +50,7 @@ def neighbors_of_items(
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
     """The k nearest other rows of each of `items`, chunk by chunk: ids and similarities, both (m, k).
 
-    Best first, ties by item number. Takes 1 kB of memory for each row of `embeddings`.
+    Best first; of more than eight ties for the last place any may be left out. Takes 3 kB of memory a row.
     """
     k = min(k, len(embeddings) - 1)
     for start in range(0, len(items), CHUNK):

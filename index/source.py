@@ -1,5 +1,6 @@
 """A Hub dataset, a folder of Parquet or a folder of images becomes images with labels."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,12 +119,14 @@ def _read_dataset(request: SourceRequest, location: str, preset: Preset | None) 
         image_column=image_column,
         label_column=label_column,
         limit=request.limit,
-        labeled=len(classes) > 1,
+        labeled=_is_labeled(classes, [labels[row] for row in rows]),
         license=preset.license if preset else hub.license if hub else _license(card),
-        note=card.get("source_note"),
+        note=str(card["source_note"]) if card.get("source_note") else None,
     )
-    title = preset.title if preset else card.get("pretty_name") or source.id
-    return Selection(title, source, classes, rows, partial(_dataset_items, pictures, image_column, labels))
+    folder = Path(location).resolve() if is_folder else None
+    read = partial(_dataset_items, pictures, image_column, labels, folder)
+    title = preset.title if preset else str(card.get("pretty_name") or source.id)
+    return Selection(title, source, classes, rows, read)
 
 
 def _load(datasets: object, location: str, split: str, revision: str | None) -> object:
@@ -184,9 +187,12 @@ def _label_column(table: object, datasets: object, wanted: str | None) -> str | 
     if wanted is not None:
         if wanted not in features:
             raise SourceError(f"The source has no column {wanted}: its columns are {', '.join(features)}.")
+        if not (isinstance(features[wanted], datasets.ClassLabel) or _is_plain(features[wanted])):
+            raise SourceError(f"The column {wanted} holds no classes: expected names or whole numbers.")
         return wanted
     named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    return next(iter(named + [name for name in ("label", "labels", "class") if name in features]), None)
+    plain = [name for name in ("label", "labels", "class") if name in features and _is_plain(features[name])]
+    return next(iter(named + plain), None)
 
 
 def _classes(table: object, datasets: object, column: str | None) -> tuple[tuple[str, ...], list[int]]:
@@ -199,19 +205,32 @@ def _classes(table: object, datasets: object, column: str | None) -> tuple[tuple
         names = [DISPLAY_NAMES.get(name, name) for name in feature.names]
         numbers = [value if value is not None and value >= 0 else len(names) for value in values]
     else:
-        known = sorted({value for value in values if value is not None})
-        names = [str(value) for value in known]
-        number_of = {value: number for number, value in enumerate(known)}
-        numbers = [number_of.get(value, len(names)) for value in values]
+        texts = ["" if value is None else str(value).strip() for value in values]
+        names = sorted(set(texts) - {""})
+        number_of = {name: number for number, name in enumerate(names)}
+        numbers = [number_of.get(text, len(names)) for text in texts]
     return tuple(names + [UNLABELED] * (len(names) in numbers)), numbers
 
 
+def _is_plain(feature: object) -> bool:
+    """Whether a column holds one text, whole number or truth value a row, which can name a class."""
+    kind = getattr(feature, "dtype", "")
+    return isinstance(kind, str) and (kind in ("string", "large_string", "bool") or "int" in kind)
+
+
+def _is_labeled(classes: tuple[str, ...], labels: Sequence[int]) -> bool:
+    """Whether there are two classes at least among the labels, a missing label not counted."""
+    return len({classes[label] for label in set(labels)} - {UNLABELED}) > 1
+
+
 def _dataset_items(
-    pictures: object, column: str, labels: list[int], rows: Sequence[int]
+    pictures: object, column: str, labels: list[int], folder: Path | None, rows: Sequence[int]
 ) -> Iterator[SourceItem]:
     for row, record in zip(rows, pictures.select(rows), strict=True):
         picture = record[column] or {"bytes": b"", "path": None}
-        data = picture["bytes"] if picture["bytes"] is not None else _read_bytes(Path(picture["path"]))
+        data = picture["bytes"] or b""
+        if not data and picture["path"] and folder and Path(picture["path"]).resolve().is_relative_to(folder):
+            data = _read_bytes(Path(picture["path"]))  # a path from elsewhere is not followed
         yield SourceItem(row, labels[row], data, f"row {row}")
 
 
@@ -231,20 +250,23 @@ def _read_image_folder(request: SourceRequest, folder: Path) -> Selection:
         raise SourceError(
             f"There are no images in {folder}: expected {', '.join(sorted(IMAGE_SUFFIXES))} files."
         )
-    names = [file.relative_to(folder).parts[0] if file.parent != folder else UNLABELED for file in files]
+    names = [
+        _printable(file.relative_to(folder).parts[0]) if file.parent != folder else UNLABELED
+        for file in files
+    ]
     classes = tuple(sorted(set(names)))
     if len(classes) == 1:
         classes, names = (ONE_CLASS,), [ONE_CLASS] * len(files)
+    number_of = {name: number for number, name in enumerate(classes)}
+    labels = [number_of[name] for name in names]
     rows = sample_rows(len(files), request.limit, request.seed)
     source = Source(
         id=folder.resolve().name,
         split=request.split if folder == split else "all",
         rows=len(files),
         limit=request.limit,
-        labeled=len(classes) > 1,
+        labeled=_is_labeled(classes, [labels[row] for row in rows]),
     )
-    number_of = {name: number for number, name in enumerate(classes)}
-    labels = [number_of[name] for name in names]
     return Selection(source.id, source, classes, rows, partial(_folder_items, folder, files, labels))
 
 
@@ -252,7 +274,13 @@ def _folder_items(
     folder: Path, files: list[Path], labels: list[int], rows: Sequence[int]
 ) -> Iterator[SourceItem]:
     for row in rows:
-        yield SourceItem(row, labels[row], _read_bytes(files[row]), files[row].relative_to(folder).as_posix())
+        name = _printable(files[row].relative_to(folder).as_posix())
+        yield SourceItem(row, labels[row], _read_bytes(files[row]), name)
+
+
+def _printable(name: str) -> str:
+    """A file name as text, whatever encoding an old archive left it in."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -267,7 +295,9 @@ def _card(folder: Path) -> dict:
     """The front matter of a folder's README.md, as on the Hub's cards; empty where there is none."""
     readme = folder / "README.md"
     match = (
-        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.S) if readme.is_file() else None
+        re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.S)
+        if readme.is_file()
+        else None
     )
     try:
         front = yaml.safe_load(match[1]) if match else {}

@@ -124,7 +124,7 @@ def load_manifest(folder: Path) -> Manifest:
     """The manifest of the index in `folder`. Raises FormatError."""
     try:
         text = (folder / "manifest.json").read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         raise FormatError(f"{folder} is not an index: it has no readable manifest.json") from None
     return manifest_from_json(text)
 

@@ -230,7 +230,20 @@ def test_data_url_is_an_image_too(address: str) -> None:
     assert '"label": "7"' in post_and_read(address, "query_sketch", body)
 
 
+def test_large_data_url_is_told_its_size(address: str) -> None:
+    url = "data:image/png;base64," + base64.b64encode(file_of(noise(1700, 1700)).getvalue()).decode()
+    body = {"data": [{"url": url, "meta": {"_type": "gradio.FileData"}}, 3]}
+    assert "the limit is 5 MB" in post_and_read(address, "query_image", body)
+
+
 # ---- Starting
+
+
+def test_taken_port_is_one_line_and_a_failure(address: str) -> None:
+    done = app("--port", address.rstrip("/").split(":")[-1])
+    assert done.returncode == 1
+    assert "cannot be served" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def app(*arguments: object, **options) -> subprocess.CompletedProcess:

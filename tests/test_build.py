@@ -274,3 +274,36 @@ def test_fashion_mnist_reaches_its_figures(tmp_path: Path) -> None:
     assert 0.88 < metrics.knn_accuracy < 0.90
     assert metrics.silhouette_map == pytest.approx(0.31, abs=0.04)
     assert metrics.knn_accuracy - metrics.pixel_knn_accuracy > 0.08
+
+
+# ---- What a review found
+
+
+def test_photos_smaller_and_larger_than_the_baseline_go_together(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for number, side in enumerate((20, 200, 33, 31)):
+        noise(side, side, number).save(tmp_path / "set" / f"{number}.png")
+    assert build_index(request(tmp_path / "set"), tmp_path / "out").count == 4
+
+
+def test_only_what_a_build_made_is_cleared_away(digits: Path, tmp_path: Path) -> None:
+    for name in ("out.partial", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "letter.txt").write_text("dear aunt")
+    with pytest.raises(SourceError, match=r"out\.partial exists"):
+        build_index(request(digits), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out.partial")
+    build_index(request(digits, limit=40), tmp_path / "out")
+    assert (tmp_path / "out.old/letter.txt").read_text() == "dear aunt"
+
+
+def test_file_names_in_an_old_encoding_do_no_harm(sample: Index, tmp_path: Path) -> None:
+    for number, name in enumerate((b"caf\xe9", b"th\xe9")):
+        folder = os.fsencode(tmp_path / "set") + b"/" + name
+        Path(os.fsdecode(folder)).mkdir(parents=True)
+        Path(os.fsdecode(folder), "a.png").write_bytes(sample.images[number])
+        Path(os.fsdecode(folder + b"/\xff.png")).write_bytes(b"broken")
+    said: list[str] = []
+    build_index(request(tmp_path / "set"), tmp_path / "out", said.append)
+    assert load_index(tmp_path / "out").manifest.classes == ("caf�", "th�")
+    assert any("Skipped 2" in line for line in said)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from index.source import PRESETS, UNLABELED, SourceError, SourceRequest, read_source, sample_rows
 from tests.conftest import FASHION, needs_fashion
@@ -152,3 +152,40 @@ def test_damaged_parquet_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(SourceError, match="cannot be read"):
         read_source(request(tmp_path))
+
+
+def test_columns_that_name_no_classes_are_passed_over(tmp_path: Path) -> None:
+    images = [{"bytes": file_of(noise(8, 8, number)).getvalue(), "path": None} for number in range(2)]
+    features = Features({"image": Image(), "labels": List(Value("int64")), "score": Value("float32")})
+    (tmp_path / "set").mkdir()
+    rows = {"image": images, "labels": [[1, 2], [3]], "score": [0.5, float("nan")]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
+    assert not read_source(request(tmp_path / "set")).source.labeled
+    for column in ("labels", "score"):
+        with pytest.raises(SourceError, match="holds no classes"):
+            read_source(request(tmp_path / "set", label_column=column))
+
+
+def test_split_without_any_label_counts_as_unlabeled(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "set", [-1, -1, -1], ClassLabel(names=["cat", "dog"]))
+    assert not read_source(request(tmp_path / "set")).source.labeled
+
+
+def test_missing_image_is_an_unreadable_one_and_foreign_paths_are_not_followed(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    secret = tmp_path / "secret.png"
+    noise(8, 8).save(secret)
+    write_parquet(tmp_path / "set", [0, 1, 0], ClassLabel(names=["cat", "dog"]))
+    file = tmp_path / "set" / "train-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    pictures = [
+        {"bytes": None, "path": None},
+        {"bytes": None, "path": str(secret)},
+        table["picture"][2].as_py(),
+    ]
+    column = pa.array(pictures, table.schema.field("picture").type)
+    pq.write_table(table.set_column(0, table.schema.field("picture"), column), file)
+    found = read_source(request(tmp_path / "set"))
+    assert [bool(item.data) for item in found.read(found.rows)] == [False, False, True]

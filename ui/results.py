@@ -73,7 +73,7 @@ def about_json(index: Index) -> dict[str, object]:
             "source": asdict(manifest.source),
             "fingerprint": manifest.fingerprint,
         },
-        "model": asdict(manifest.model),
+        "model": {"id": manifest.model.name, "revision": manifest.model.revision},
         "counts": {
             "items": manifest.count,
             "dimension": manifest.dimension,

@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 
-MAX_DATA_URL = 8 * 2**20  # characters; what is longer than an allowed file is not even decoded
+MAX_DATA_URL = (
+    8 * 2**20
+)  # characters, a multiple of 4: 6 MB, enough for open_image to see that it is too much
 
 
 class ImageFile(gr.Image):
@@ -43,8 +45,8 @@ def paste_tag() -> str:
 
 
 def _decoded(url: str) -> BytesIO:
-    """The bytes of a base64 data URL; none if it is not one, which `open_image` has a sentence for."""
+    """The bytes of a base64 data URL; if it is not one, bytes that `open_image` has a sentence for."""
     try:
-        return BytesIO(base64.b64decode(url[:MAX_DATA_URL].partition(",")[2], validate=True))
+        return BytesIO(base64.b64decode(url.partition(",")[2][:MAX_DATA_URL], validate=True))
     except (binascii.Error, ValueError):
-        return BytesIO()
+        return BytesIO(b"not base64")
