@@ -43,6 +43,7 @@ EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.p
 FIRST_SEED = 50  # the item on screen when the page opens: in the sample, one with a divided vote
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}  # whatever runs the model, one at a time
 LOOKUP = {"concurrency_limit": None}
+AT_ONCE = {"queue": False}  # what takes milliseconds: the queue's two requests would take longer
 THEME = gr.themes.Base(  # no outside fonts
     primary_hue="blue",
     neutral_hue="slate",
@@ -183,11 +184,11 @@ def connect_lookups(
     def change_k(query: Query, k: int) -> list:
         return on_page(desk, desk.ask(query, k))
 
-    gr.on([label.input, another.click], pick_class, [label, k], on_screen, **LOOKUP, **PRIVATE)
+    gr.on([label.input, another.click], pick_class, [label, k], on_screen, **AT_ONCE, **PRIVATE)
     # two calls: gr.on does not take a gr.HTML's own events (6.31)
-    view.pick(pick_item, k, on_screen, **LOOKUP, **PRIVATE)
-    results.pick(pick_item, k, on_screen, **LOOKUP, **PRIVATE)
-    k.change(change_k, [current, k], on_screen, **LOOKUP, **PRIVATE)
+    view.pick(pick_item, k, on_screen, **AT_ONCE, **PRIVATE)
+    results.pick(pick_item, k, on_screen, **AT_ONCE, **PRIVATE)
+    k.change(change_k, [current, k], on_screen, **AT_ONCE, **PRIVATE)
 
 
 def connect_model(
@@ -243,7 +244,7 @@ def head_html(desk: Desk) -> str:
 def notice_html(desk: Desk) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
     if desk.live.loading:
-        return "<p>The model is loading. Classes and the map work; uploads and sketches wait for it.</p>"
+        return "<p>The model is loading: uploads and sketches wait for it.</p>"
     return f"<p>{escape(desk.live.reason or '')}</p>"
 
 

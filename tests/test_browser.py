@@ -95,10 +95,10 @@ def point_at(page: Page, item: int, sample: Index) -> tuple[float, float]:
 
 def marked(page: Page) -> dict[str, int]:
     """How many stars and rings the map shows."""
-    traces = page.evaluate(
-        "document.querySelector('.map-plot').data.slice(-2).map((trace) => trace.x.length)"
-    )
-    return {"rings": traces[0], "stars": traces[1]}
+    return {
+        "rings": page.locator(".map-marks circle").count(),
+        "stars": page.locator(".map-marks path").count(),
+    }
 
 
 def lonely_item(sample: Index) -> int:

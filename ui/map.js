@@ -71,12 +71,10 @@
   }
 
   // Drawing -----------------------------------------------------------------------------------------------------
+  const REACH = 12; // pixels from a point that still mean it
   const groups = itemsByClass(points.label);
   const classes = groups.map((_, c) => c);
-  const RINGS = groups.length, STAR = RINGS + 1;
   const pick = (items, values) => Float32Array.from(items, (item) => values[item]);
-  const style = (name) => getComputedStyle(element).getPropertyValue(name).trim();
-  const ink = () => ({ front: style("--body-text-color") || "#27272a", back: style("--background-fill-primary") || "#fff" });
 
   const pointSize = () => {
     const share = (plot.clientWidth * plot.clientHeight) / props.count;
@@ -93,15 +91,6 @@
     hoverinfo: "none", // events, but no label of Plotly's
     marker: { size: pointSize(), color: props.looks[c].color, symbol: props.looks[c].symbol, opacity: 0.8 },
   });
-
-  // scattergl too: SVG marks would lie under the WebGL canvas.
-  const markTrace = (name, marker, points) =>
-    ({ type: "scattergl", mode: "markers", name, ...points, hoverinfo: "skip", marker });
-
-  const markColors = () => {
-    const { front, back } = ink();
-    return { "marker.color": [front, front], "marker.line.color": [front, back] };
-  };
 
   const home = (() => {
     const range = (values) => {
@@ -121,7 +110,7 @@
       yaxis: { ...axis, range: [...home.y], scaleanchor: "x" },
       dragmode: "pan",
       hovermode: "closest",
-      hoverdistance: 12,
+      hoverdistance: REACH,
       showlegend: false,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -136,30 +125,46 @@
     showTips: false,
   };
 
-  const draw = () => {
-    const { front, back } = ink();
-    const ring = { size: 13, symbol: "circle-open", color: front, line: { width: 2.5, color: front } };
-    const star = { size: 20, symbol: "star", color: front, line: { width: 1.5, color: back } };
-    const [rings, stars] = valueMarks();
-    const marks = [markTrace("neighbors", ring, rings), markTrace("query", star, stars)];
-    return Plotly.newPlot(plot, [...groups.map(classTrace), ...marks], layout(), config);
-  };
+  const draw = () => Plotly.newPlot(plot, groups.map(classTrace), layout(), config);
 
   // Marks -------------------------------------------------------------------------------------------------------
   const place = (item) => [points.x[item], points.y[item]];
 
-  const marksAt = (position, neighbors) => [
-    { x: pick(neighbors, points.x), y: pick(neighbors, points.y) },
-    position ? { x: [position[0]], y: [position[1]] } : { x: [], y: [] },
-  ];
+  // Not traces of Plotly's: with every new mark it would draw all points again, 0.1 s and more at 60,000.
+  const overlay = find(".map-marks");
+  const STAR = "M0-10 2.9-3.3 9.5-3.1 4.3 1.1 5.9 8.1 0 4.2-5.9 8.1-4.3 1.1-9.5-3.1-2.9-3.3z";
+  let marks = { neighbors: [], query: null };
 
   const valueMarks = () => {
     const { query = null, position = null, neighbors = [] } = props.value || {};
-    return marksAt(query === null ? position : place(query), neighbors);
+    return { neighbors: Array.from(neighbors, place), query: query === null ? position : place(query) };
   };
 
-  const mark = async (marks) => {
-    await Plotly.restyle(plot, { x: marks.map(({ x }) => x), y: marks.map(({ y }) => y) }, [RINGS, STAR]);
+  const screen = () => {
+    const { xaxis, yaxis, _size } = plot._fullLayout; // their ranges follow a drag, their scales only its end
+    const share = (value, [low, high]) => (value - low) / (high - low);
+    return ([x, y]) => [
+      _size.l + share(x, xaxis.range) * xaxis._length,
+      _size.t + (1 - share(y, yaxis.range)) * yaxis._length,
+    ];
+  };
+
+  const paintMarks = () => {
+    const at = screen();
+    const shape = (name, attributes) => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+      return node;
+    };
+    const move = (point) => `translate(${at(point).map((value) => value.toFixed(1)).join(",")})`;
+    const nodes = marks.neighbors.map((point) => shape("circle", { r: 6.5, transform: move(point) }));
+    if (marks.query) nodes.push(shape("path", { d: STAR, transform: move(marks.query) }));
+    overlay.replaceChildren(...nodes);
+  };
+
+  const mark = (wanted) => {
+    marks = wanted;
+    paintMarks();
     performance.mark("map-marked");
   };
 
@@ -168,8 +173,27 @@
   const choose = (item) => {
     // At once, before the server answers. Its answer may equal the present value, which no watch would report.
     if (item === props.value?.query) markValue();
-    else mark(marksAt(place(item), []));
+    else mark({ neighbors: [], query: place(item) });
     trigger("pick", { item });
+  };
+
+  // Plotly tells of the point that was under the mouse when it last looked, which a quick hand has left by now.
+  const nearest = (event) => {
+    const box = plot.getBoundingClientRect(), at = screen();
+    const [left, top] = [event.clientX - box.left, event.clientY - box.top];
+    let best = null, least = REACH ** 2;
+    for (let item = 0; item < props.count; item++) {
+      if (!shown.has(points.label[item])) continue;
+      const [x, y] = at(place(item));
+      const distance = (x - left) ** 2 + (y - top) ** 2;
+      if (distance <= least) [best, least] = [item, distance];
+    }
+    return best;
+  };
+
+  const clicked = ({ event, points: [under] }) => {
+    const item = event?.clientX === undefined ? under.customdata : nearest(event);
+    if (item !== null) choose(item);
   };
 
   // Legend ------------------------------------------------------------------------------------------------------
@@ -399,7 +423,9 @@
   const listen = () => {
     plot.on("plotly_hover", (event) => showTip(event.points[0].customdata));
     plot.on("plotly_unhover", hideTip);
-    plot.on("plotly_click", (event) => choose(event.points[0].customdata));
+    plot.on("plotly_click", clicked);
+    plot.on("plotly_afterplot", paintMarks);
+    plot.on("plotly_relayouting", paintMarks);
     plot.on("plotly_relayout", noteZoom);
     plot.on("plotly_webglcontextlost", () => tell("The graphics card dropped the map. Reload the page to see it again."));
     frame.addEventListener("wheel", onWheel, { passive: false });
@@ -409,8 +435,6 @@
     listenToFingers();
     watch("value", markValue);
     new ResizeObserver(resize).observe(plot);
-    new MutationObserver(() => requestAnimationFrame(() => Plotly.restyle(plot, markColors(), [RINGS, STAR])))
-      .observe(document.body, { attributes: true, attributeFilter: ["class"] }); // the switch of light and dark
   };
 
   const resize = () => {
@@ -435,11 +459,10 @@
     count();
     allChip.setAttribute("aria-pressed", true);
     chips.forEach((chip) => chip.setAttribute("aria-pressed", true));
-    const drawn = props.value;
     await draw();
     measure();
     listen();
-    if (props.value !== drawn) await markValue(); // an answer came while Plotly was drawing
+    markValue();
     tell("");
     performance.mark("map-drawn");
   } catch (error) {

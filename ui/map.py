@@ -183,6 +183,7 @@ _HTML = """
   <div class="map-legend" role="group" aria-label="Classes on the map"></div>
   <div class="map-frame">
     <div class="map-plot" role="img" aria-label="Map of all images: similar images lie close together"></div>
+    <svg class="map-marks" aria-hidden="true"></svg>
     <p class="map-note" role="status">Drawing the map …</p>
     <div class="map-tip" hidden><canvas></canvas><strong></strong><span></span></div>
   </div>
