@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from embedding.encoder import ModelError
-from index.hub import Publication, index_target, publish, sign_in
 from index.manifest import FormatError, Manifest
+from index.publish import Publication, index_target, publish, sign_in
 from index.source import PRESETS, SourceError, SourceRequest
 from index.store import load_manifest
 

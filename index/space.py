@@ -9,8 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from index.hub import HubError, Publication, Published, Target, index_revision, publish
+from index.hub import HubError, index_revision
 from index.manifest import FormatError
+from index.publish import Publication, Published, Target, publish
 
 ROOT = Path(__file__).resolve().parent.parent
 

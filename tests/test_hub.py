@@ -23,7 +23,8 @@ CARD = b"---\nlicense: mit\n---\n# Digits\n"
 PUBLISH = """
 import sys
 from pathlib import Path
-from index.hub import HubError, Publication, index_target, publish
+from index.hub import HubError
+from index.publish import Publication, index_target, publish
 from index.store import load_manifest
 
 folder, repo, tag, private = Path(sys.argv[1]), sys.argv[2], sys.argv[3] or None, sys.argv[4] == "private"

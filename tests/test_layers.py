@@ -14,7 +14,7 @@ LAYERS = [
     {"index.manifest"},
     {"index.store"},
     {"index.search", "index.projection", "index.quality", "index.source", "index.hub", "index.card"},
-    {"index.query"},
+    {"index.query", "index.publish"},
     {"index.live"},
     {"index.build", "index.check", "index.space"},
     {"index.__main__"},
