@@ -25,7 +25,14 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.sa
 
 
 class ModelError(Exception):
-    """A model cannot be had or used; the message is one sentence."""
+    """A model cannot be had or used; the message is one sentence.
+
+    `temporary` says whether the same may succeed later.
+    """
+
+    def __init__(self, message: str, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,12 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
             f"There is no model in {model}: give a folder that holds config.json, or a Hub id."
         ) from None
     except RepositoryNotFoundError:
-        raise ModelError(f"The Hub has no model {model}, or it is private (then: hf auth login).") from None
+        raise ModelError(
+            f"The Hub has no model {model}, or it is private (then: hf auth login).", temporary=True
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError):
         reason = "is not in the cache and the Hub is out of reach: check the network, or give a folder"
-        raise ModelError(f"The model {model} {reason}.") from None
+        raise ModelError(f"The model {model} {reason}.", temporary=True) from None
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ModelError(f"{model} has no config.json with safetensors weights, so it cannot be loaded.")
     return ModelRef(model, folder.name), folder

@@ -16,6 +16,7 @@ LAYERS = [
     {"index.search", "index.projection", "index.quality", "index.source", "index.hub", "index.card"},
     {"index.query", "index.publish"},
     {"index.live"},
+    {"index.standby"},
     {"index.build", "index.check", "index.space"},
     {"index.__main__"},
 ]
@@ -24,7 +25,14 @@ WITHIN = {  # what a module may import beside the layers before its own
     "index.card": {"index.quality"},
 }
 UI_SEES = {"embedding.image", "index.query", "index.search", "index.store"}
-APP_SEES = {"embedding.image", "index.hub", "index.live", "index.manifest", "index.query", "index.store"}
+APP_SEES = {
+    "embedding.image",
+    "index.live",
+    "index.manifest",
+    "index.query",
+    "index.standby",
+    "index.store",
+}
 SLOW = {"torch", "transformers", "datasets", "umap", "sklearn", "numba", "scipy"}
 
 
