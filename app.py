@@ -318,7 +318,7 @@ def connect_arrival(desk: Desk, page: gr.Blocks, parts: Parts) -> None:
         return [*renewed(desk, opened, None, whole_k(k)), *status(opened)]
 
     told = [*parts.index, parts.banner, parts.notice, timer]
-    page.load(arrive, None, told, **AT_ONCE, **PRIVATE)
+    page.load(arrive, None, told, **LOOKUP, **PRIVATE)  # gr.Info needs the queue
     timer.tick(look, [parts.shown, parts.k], told, **AT_ONCE, **PRIVATE)
 
 

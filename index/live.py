@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -18,6 +18,9 @@ FIRST_PAUSE = (
     5.0  # seconds before what is out of reach is asked for again; every further pause is twice as long
 )
 LAST_PAUSE = 60.0
+ONE_AT_A_TIME = (
+    Lock()
+)  # transformers imports its parts lazily, and two threads at it find half of them missing
 
 
 class LiveModel:
@@ -80,7 +83,8 @@ class LiveModel:
     def _loaded(self) -> bool:
         """Whether there is nothing left to try: the model is here, or will never fit."""
         try:
-            self._encoder = load_agreeing(self._index, self._model)
+            with ONE_AT_A_TIME:
+                self._encoder = load_agreeing(self._index, self._model)
             self._reason = None
             done = True
         except ModelError as error:
