@@ -66,6 +66,9 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     build.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
     build.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
+    build.add_argument(
+        "--embedding-dtype", choices=("float32", "float16"), default="float32", help="as stored (float32)"
+    )
     build.add_argument("--push", metavar="REPO", help="publish it there on the Hub, such as you/your-index")
     _add_publishing(build)
 
@@ -98,6 +101,7 @@ def _build(options: argparse.Namespace) -> int:
         device=options.device,
         n_neighbors=options.n_neighbors,
         min_dist=options.min_dist,
+        embedding_dtype=options.embedding_dtype,
     )
     if options.push:
         sign_in(options.push)  # better now than after an hour of embedding

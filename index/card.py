@@ -20,6 +20,10 @@ CARD = "README.md"
 PICTURE = "map.png"
 HERE = "path/to/this/folder"  # what the snippet loads before the index has an id on the Hub
 
+EMBEDDING = {  # how each type of embeddings is described
+    "float32": "of length 1: the dot product of two is their cosine similarity",
+    "float16": "of length 1 within 0.0002: the dot product of two is their cosine similarity, nearly",
+}
 PICTURE_SIZE = (800, 600)
 PICTURE_POINTS = 20_000  # more would only cover each other
 PICTURE_NAMES = 20  # up to this many classes are named on the picture
@@ -63,6 +67,8 @@ def make_card(manifest: Manifest, location: str = HERE, tag: str | None = None) 
         count=f"{manifest.count:,}",
         classes=f"{len(manifest.classes):,}",
         dimension=manifest.dimension,
+        embedding_dtype=manifest.embedding_dtype,
+        embedding=EMBEDDING[manifest.embedding_dtype],
         model=manifest.model.id,
         model_revision=manifest.model.revision,
         source=_source_link(manifest),
@@ -177,6 +183,7 @@ def _command(manifest: Manifest) -> str:
         "revision": manifest.model.revision,
         "n-neighbors": projection.parameters.get("n_neighbors"),
         "min-dist": projection.parameters.get("min_dist"),
+        "embedding-dtype": None if manifest.embedding_dtype == "float32" else manifest.embedding_dtype,
         "title": manifest.title,
         "out": "path/to/index",
     }
