@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from embedding.encoder import ModelError
-from index.manifest import FormatError, Manifest
+from index.manifest import FormatError, Manifest, for_others, manifest_to_json
 from index.publish import Publication, index_target, publish, sign_in
 from index.source import PRESETS, SourceError, SourceRequest
-from index.store import load_manifest
+from index.store import MANIFEST, load_manifest
 
 DEFAULT_MODEL = "facebook/dinov2-base"
 
@@ -125,10 +125,10 @@ def _check_and_publish(options: argparse.Namespace, folder: Path, repo: str, mod
     from index.card import CARD, PICTURE, draw_map, make_card  # slow import: scikit-learn
 
     _print_check(folder, model)
-    manifest = load_manifest(folder)
+    manifest = for_others(load_manifest(folder))
     card = make_card(manifest, repo, options.tag)
-    files = {name: folder / name for name in ("manifest.json", *manifest.files)}
-    files |= {CARD: card.encode(), PICTURE: draw_map(folder)}
+    files = {name: folder / name for name in manifest.files}
+    files |= {MANIFEST: manifest_to_json(manifest).encode(), CARD: card.encode(), PICTURE: draw_map(folder)}
     message = options.message or f"Publish {manifest.title}: {manifest.count:,} items"
     done = publish(Publication(index_target(repo), files, message, options.private, options.tag))
     print(

@@ -22,7 +22,7 @@ HERE = "path/to/this/folder"  # what the snippet loads before the index has an i
 
 EMBEDDING = {  # how each type of embeddings is described
     "float32": "of length 1: the dot product of two is their cosine similarity",
-    "float16": "of length 1 within 0.0002: the dot product of two is their cosine similarity, nearly",
+    "float16": "of length 1, the dot product of two their cosine similarity, both within 0.0003",
 }
 PICTURE_SIZE = (800, 600)
 PICTURE_POINTS = 20_000  # more would only cover each other
@@ -69,7 +69,7 @@ def make_card(manifest: Manifest, location: str = HERE, tag: str | None = None) 
         dimension=manifest.dimension,
         embedding_dtype=manifest.embedding_dtype,
         embedding=EMBEDDING[manifest.embedding_dtype],
-        model=manifest.model.id,
+        model=manifest.model.name,
         model_revision=manifest.model.revision,
         source=_source_link(manifest),
         split=source.split,
@@ -179,7 +179,7 @@ def _command(manifest: Manifest) -> str:
         "label-column": source.label_column,
         "limit": source.limit,
         "seed": manifest.seed,
-        "model": manifest.model.id,
+        "model": _model_place(manifest),
         "revision": manifest.model.revision,
         "n-neighbors": projection.parameters.get("n_neighbors"),
         "min-dist": projection.parameters.get("min_dist"),
@@ -190,6 +190,12 @@ def _command(manifest: Manifest) -> str:
     given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
     lines = [shlex.join(["python", "-m", "index", "build", place]), *(shlex.join(pair) for pair in given)]
     return " \\\n  ".join(lines)
+
+
+def _model_place(manifest: Manifest) -> str:
+    """What --model is given: a Hub id or a folder of the project as they are, of other folders the name."""
+    name = manifest.model.name
+    return name if "/" in name else f"path/to/{name}"
 
 
 # ---- Picture

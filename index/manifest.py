@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -95,6 +95,12 @@ def fingerprint(model: ModelRef, preparation: Preparation) -> str:
     """A hash of what turns an image into an embedding; indexes that share it share their queries."""
     text = json.dumps([asdict(model), asdict(preparation)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def for_others(manifest: Manifest) -> Manifest:
+    """The manifest to publish: of a model in a folder of one's own it names no more than the last part."""
+    model = ModelRef(manifest.model.name, manifest.model.revision)
+    return replace(manifest, model=model, fingerprint=fingerprint(model, manifest.preparation))
 
 
 def manifest_to_json(manifest: Manifest) -> str:

@@ -21,6 +21,7 @@ from index.manifest import (
     manifest_to_json,
 )
 
+MANIFEST = "manifest.json"
 SHARD_BYTES = 256 * 2**20
 ROW_GROUP_BYTES = 64 * 2**20  # the Hub's viewer wants less than 100 MB
 LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
@@ -85,9 +86,7 @@ def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
         groups = _cut(row_bytes[rows], ROW_GROUP_BYTES, rows.start)
         _write_shard(folder / name, (_table(index, neighbors, group) for group in groups))
         files[name] = file_sha256(folder / name)
-    (folder / "manifest.json").write_text(
-        manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8"
-    )
+    (folder / MANIFEST).write_text(manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8")
 
 
 def as_stored(embeddings: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.float32]:
@@ -128,7 +127,7 @@ def load_index(folder: Path) -> Index:
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of the index in `folder`. Raises FormatError."""
     try:
-        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise FormatError(f"{folder} is not an index: it has no readable manifest.json") from None
     return manifest_from_json(text)

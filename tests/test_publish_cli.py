@@ -4,7 +4,9 @@
 
 import json
 import re
+import shutil
 import subprocess
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.check import check_index
+from index.manifest import fingerprint, manifest_to_json
 from index.search import search
-from index.store import Index, load_index, load_manifest
+from index.store import MANIFEST, Index, load_index, load_manifest
 from tests.conftest import MODEL, ROOT, SAMPLE
 from tests.hub_fixtures import FREE_PORT, Client, client, hub  # noqa: F401
 from tests.hub_server import HubServer
+from tests.test_check import saved  # noqa: F401
 
 ID = "tester/digits"
 SOURCE = "zalando/fashion"
@@ -57,6 +62,30 @@ def test_published_index_loads_anywhere(client: Client, hub: HubServer, sample: 
     assert f'"{ID}", split="train", revision="v1"' in program
     printed = [int(item) for item in re.findall(r"\d+", client.run("-c", program).stdout)]
     assert printed == [neighbor.item for neighbor in search(sample, sample.embeddings[0], 10, exclude=0)]
+
+
+def test_published_index_names_a_model_folder_without_its_path(
+    client: Client, hub: HubServer, saved: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "private" / "my-model"
+    shutil.copytree(MODEL, folder)
+    manifest = load_manifest(saved)
+    model = replace(manifest.model, id=str(folder))
+    local = replace(manifest, model=model, fingerprint=fingerprint(model, manifest.preparation))
+    (saved / MANIFEST).write_text(manifest_to_json(local), encoding="utf-8")
+
+    done = client.run("-m", "index", "publish", str(saved), ID)
+    assert done.returncode == 0, done.stderr
+    assert "embeds images again to the same vectors" in done.stdout  # found where the local manifest says
+    for name in hub.repo(ID).head().files:
+        assert b"private" not in hub.read(ID, name), name
+    fetched = tmp_path / "fetched"
+    (fetched / "data").mkdir(parents=True)
+    for name in (MANIFEST, *local.files):
+        (fetched / name).write_bytes(hub.read(ID, name))
+    assert load_manifest(fetched).model == replace(model, id="my-model")
+    assert "NOT verified. The model my-model is no folder here" in list(check_index(fetched))[-1]
+    assert "the same vectors" in list(check_index(fetched, str(folder)))[-1]
 
 
 def test_unsound_index_is_not_published(client: Client, hub: HubServer, tmp_path: Path) -> None:
