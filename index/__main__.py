@@ -51,6 +51,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--out", type=Path, required=True, help="the folder that the index appears in")
     build.add_argument("--title", help="what the index is called (default: the source's name)")
+    build.add_argument("--source-revision", help="a commit or tag of a Hub dataset (default: the newest)")
     build.add_argument("--split", default="train")
     build.add_argument("--image-column", help="default: the first column of images")
     build.add_argument("--label-column", help="default: the first column of classes")
@@ -90,7 +91,13 @@ def _build(options: argparse.Namespace) -> int:
     from index.build import BuildRequest, build_index  # slow import: scikit-learn
 
     source = SourceRequest(
-        options.source, options.split, options.image_column, options.label_column, options.limit, options.seed
+        source=options.source,
+        split=options.split,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        limit=options.limit,
+        seed=options.seed,
+        revision=options.source_revision,
     )
     request = BuildRequest(
         source=source,

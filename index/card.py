@@ -174,6 +174,7 @@ def _command(manifest: Manifest) -> str:
     source, projection = manifest.source, manifest.projections[DEFAULT_PROJECTION]
     place = source.id if source.revision else f"path/to/{source.id}"
     options = {
+        "source-revision": source.revision,
         "split": source.split,
         "image-column": source.image_column,
         "label-column": source.label_column,

@@ -2,8 +2,8 @@
 
 python3.12 -m tests.resolve [TORCH ...]
 
-Asks pip's own resolver, which installs nothing but needs a package index and about a minute for every torch.
-The Python that runs it is the one that is asked about; it needs no other package.
+Asks the resolver of pip, a recent one: older ones download all wheels first. It installs nothing, needs a
+package index, and takes about a minute for every torch. The Python that runs it is the one asked about.
 """
 
 import json

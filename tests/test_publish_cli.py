@@ -127,10 +127,12 @@ def test_build_takes_source_and_model_from_the_hub_and_pushes(
     client: Client, hub: HubServer, sample: Index, tmp_path: Path
 ) -> None:
     source = put_source(hub, sample)
+    put_source(hub, sample, 100)  # newer, and not asked for
     files = {file.name: file.read_bytes() for file in MODEL.iterdir() if file.is_file()}
     model = hub.put("tester/dinov2", files, kind="models")
     out = tmp_path / "index"
-    options = f"--model tester/dinov2 --revision {model} --out {out} --push {ID} --tag v1"
+    options = f"--source-revision {source} --model tester/dinov2 --revision {model}"
+    options += f" --out {out} --push {ID} --tag v1"
     done = client.run("-m", "index", "build", SOURCE, *options.split())
     assert done.returncode == 0, done.stderr
     manifest = load_manifest(out)
@@ -139,7 +141,17 @@ def test_build_takes_source_and_model_from_the_hub_and_pushes(
     assert "model: tester/dinov2 embeds images again to the same vectors" in done.stdout
     assert np.allclose(load_index(out).embeddings, sample.embeddings[:120], atol=1e-3)
     assert hub.repo(ID).tags["v1"] == hub.repo(ID).branches["main"]
-    assert "source_datasets:\n- zalando/fashion" in hub.read(ID, "README.md").decode()
+    card = hub.read(ID, "README.md").decode()
+    assert "source_datasets:\n- zalando/fashion" in card
+    assert f"build {SOURCE} \\\n  --source-revision {source}" in card
+
+
+def test_source_without_the_revision_is_one_sentence(client: Client, hub: HubServer, sample: Index) -> None:
+    put_source(hub, sample)
+    options = ["--source-revision", "v9", "--model", str(MODEL), "--out", str(client.home / "index")]
+    done = client.run("-m", "index", "build", SOURCE, *options)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"{SOURCE} has no revision v9 on the Hub: its page lists those it has."
 
 
 def test_space_holds_the_tracked_files_and_knows_its_index(client: Client, hub: HubServer) -> None:
