@@ -27,6 +27,8 @@ from tests.test_check import saved  # noqa: F401
 ID = "tester/digits"
 SOURCE = "zalando/fashion"
 LOAD = f"""
+import importlib.util
+assert importlib.util.find_spec("index") is None
 from datasets import ClassLabel, Image, List, load_dataset
 rows = load_dataset("{ID}")["train"]
 first = next(iter(load_dataset("{ID}", split="train", streaming=True, revision="v1")))
@@ -44,7 +46,9 @@ def snippet(card: str) -> str:
     return re.search(r"```python\n(.*?)```", card, re.S)[1]
 
 
-def test_published_index_loads_anywhere(client: Client, hub: HubServer, sample: Index) -> None:
+def test_published_index_loads_without_this_project(
+    client: Client, hub: HubServer, sample: Index, tmp_path: Path
+) -> None:
     done = client.run("-m", "index", "publish", str(SAMPLE), ID, "--tag", "v1", "--message", "First")
     assert done.returncode == 0, done.stderr
     revision = hub.repo(ID).tags["v1"]
@@ -55,12 +59,12 @@ def test_published_index_loads_anywhere(client: Client, hub: HubServer, sample: 
     assert hub.repo(ID).commits[revision].title == "First"
     assert set(hub.repo(ID).head().files) >= {"README.md", "manifest.json", "map.png"}
 
-    loaded = client.run("-c", LOAD)
+    loaded = client.run("-c", LOAD, cwd=tmp_path)
     assert loaded.stdout.split() == ["5000"], loaded.stderr
     program = snippet(hub.read(ID, "README.md").decode())
     assert len([line for line in program.splitlines() if line]) == 5
     assert f'"{ID}", split="train", revision="v1"' in program
-    printed = [int(item) for item in re.findall(r"\d+", client.run("-c", program).stdout)]
+    printed = [int(item) for item in re.findall(r"\d+", client.run("-c", program, cwd=tmp_path).stdout)]
     assert printed == [neighbor.item for neighbor in search(sample, sample.embeddings[0], 10, exclude=0)]
 
 
