@@ -37,7 +37,10 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which model made an index: `id` is a Hub id or a folder, `revision` a hash of the commit or folder."""
+    """Which model made an index: `id` is a Hub id or a folder, `revision` a hash of the commit or folder.
+
+    In a published index a folder outside the project is only its name: its path is nobody else's affair.
+    """
 
     id: str
     revision: str
@@ -64,12 +67,13 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
     for folder in (Path(model).expanduser(), ROOT / model):
         if (folder / "config.json").is_file():
             return ModelRef(_folder_id(folder), _folder_revision(folder)), folder
+    absent = f"The model {model} is no folder here that holds config.json: give one that does, or a Hub id."
+    if "/" not in model:  # what a published index says of a folder; on the Hub every model has an owner
+        raise ModelError(absent)
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except HFValidationError:
-        raise ModelError(
-            f"There is no model in {model}: give a folder that holds config.json, or a Hub id."
-        ) from None
+        raise ModelError(absent) from None
     except RepositoryNotFoundError:
         raise ModelError(
             f"The Hub has no model {model}, or it is private (then: hf auth login).", temporary=True

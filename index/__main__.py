@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from embedding.encoder import ModelError
-from index.manifest import FormatError, Manifest
+from index.manifest import FormatError, Manifest, for_others, manifest_to_json
 from index.publish import Publication, index_target, publish, sign_in
 from index.source import PRESETS, SourceError, SourceRequest
-from index.store import load_manifest
+from index.store import MANIFEST, load_manifest
 
 DEFAULT_MODEL = "facebook/dinov2-base"
 
@@ -51,6 +51,7 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--out", type=Path, required=True, help="the folder that the index appears in")
     build.add_argument("--title", help="what the index is called (default: the source's name)")
+    build.add_argument("--source-revision", help="a commit or tag of a Hub dataset (default: the newest)")
     build.add_argument("--split", default="train")
     build.add_argument("--image-column", help="default: the first column of images")
     build.add_argument("--label-column", help="default: the first column of classes")
@@ -66,6 +67,9 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     build.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
     build.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
+    build.add_argument(
+        "--embedding-dtype", choices=("float32", "float16"), default="float32", help="as stored (float32)"
+    )
     build.add_argument("--push", metavar="REPO", help="publish it there on the Hub, such as you/your-index")
     _add_publishing(build)
 
@@ -87,7 +91,13 @@ def _build(options: argparse.Namespace) -> int:
     from index.build import BuildRequest, build_index  # slow import: scikit-learn
 
     source = SourceRequest(
-        options.source, options.split, options.image_column, options.label_column, options.limit, options.seed
+        source=options.source,
+        split=options.split,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        limit=options.limit,
+        seed=options.seed,
+        revision=options.source_revision,
     )
     request = BuildRequest(
         source=source,
@@ -98,6 +108,7 @@ def _build(options: argparse.Namespace) -> int:
         device=options.device,
         n_neighbors=options.n_neighbors,
         min_dist=options.min_dist,
+        embedding_dtype=options.embedding_dtype,
     )
     if options.push:
         sign_in(options.push)  # better now than after an hour of embedding
@@ -121,10 +132,10 @@ def _check_and_publish(options: argparse.Namespace, folder: Path, repo: str, mod
     from index.card import CARD, PICTURE, draw_map, make_card  # slow import: scikit-learn
 
     _print_check(folder, model)
-    manifest = load_manifest(folder)
+    manifest = for_others(load_manifest(folder))
     card = make_card(manifest, repo, options.tag)
-    files = {name: folder / name for name in ("manifest.json", *manifest.files)}
-    files |= {CARD: card.encode(), PICTURE: draw_map(folder)}
+    files = {name: folder / name for name in manifest.files}
+    files |= {MANIFEST: manifest_to_json(manifest).encode(), CARD: card.encode(), PICTURE: draw_map(folder)}
     message = options.message or f"Publish {manifest.title}: {manifest.count:,} items"
     done = publish(Publication(index_target(repo), files, message, options.private, options.tag))
     print(

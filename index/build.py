@@ -29,12 +29,12 @@ from embedding.image import (
     shrink,
 )
 from index.card import write_card
-from index.manifest import DEFAULT_PROJECTION, Manifest, Source, fingerprint
+from index.manifest import DEFAULT_PROJECTION, EmbeddingDtype, Manifest, Source, fingerprint
 from index.projection import project, umap_projection
 from index.quality import VOTERS, NearestItems, measure, nearest_items, sample_items
 from index.search import CHUNK
 from index.source import Selection, SourceError, SourceItem, SourceRequest, read_source
-from index.store import LISTED_NEIGHBORS, Index, NeighborLists, save_index
+from index.store import LISTED_NEIGHBORS, Index, NeighborLists, as_stored, save_index
 
 PART = 512  # images between two points where an interrupted build can go on
 PROBED = 256  # images that tell how a data set was prepared
@@ -57,6 +57,7 @@ class BuildRequest:
     device: str = "auto"
     n_neighbors: int = 15
     min_dist: float = 0.1
+    embedding_dtype: EmbeddingDtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
     request = replace(request, device=choose_device(request.device))
     _keep_or_clear(work, request, reference, say)
     images = _read(request, work, say)
-    embeddings = _embed(request, work, folder, images, say)
+    embeddings = as_stored(_embed(request, work, folder, images, say), request.embedding_dtype)
     wanted = max(VOTERS, LISTED_NEIGHBORS, request.n_neighbors - 1)
     nearest = nearest_items(embeddings, np.arange(len(embeddings)), wanted, _searching(len(embeddings)))
     neighbors = NeighborLists(nearest.ids, (1 - nearest.similarities).astype(np.float32))
@@ -128,6 +129,7 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
         dimension=embeddings.shape[1],
         versions={name: version(name) for name in VERSIONED},
         fingerprint=fingerprint(reference, images.preparation),
+        embedding_dtype=request.embedding_dtype,
     )
     maps = {DEFAULT_PROJECTION: coordinates}
     index = Index(manifest, images.data, images.labels, images.source_rows, embeddings, maps)

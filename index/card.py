@@ -20,6 +20,10 @@ CARD = "README.md"
 PICTURE = "map.png"
 HERE = "path/to/this/folder"  # what the snippet loads before the index has an id on the Hub
 
+EMBEDDING = {  # how each type of embeddings is described
+    "float32": "of length 1: the dot product of two is their cosine similarity",
+    "float16": "of length 1, the dot product of two their cosine similarity, both within 0.0003",
+}
 PICTURE_SIZE = (800, 600)
 PICTURE_POINTS = 20_000  # more would only cover each other
 PICTURE_NAMES = 20  # up to this many classes are named on the picture
@@ -63,7 +67,9 @@ def make_card(manifest: Manifest, location: str = HERE, tag: str | None = None) 
         count=f"{manifest.count:,}",
         classes=f"{len(manifest.classes):,}",
         dimension=manifest.dimension,
-        model=manifest.model.id,
+        embedding_dtype=manifest.embedding_dtype,
+        embedding=EMBEDDING[manifest.embedding_dtype],
+        model=manifest.model.name,
         model_revision=manifest.model.revision,
         source=_source_link(manifest),
         split=source.split,
@@ -168,21 +174,29 @@ def _command(manifest: Manifest) -> str:
     source, projection = manifest.source, manifest.projections[DEFAULT_PROJECTION]
     place = source.id if source.revision else f"path/to/{source.id}"
     options = {
+        "source-revision": source.revision,
         "split": source.split,
         "image-column": source.image_column,
         "label-column": source.label_column,
         "limit": source.limit,
         "seed": manifest.seed,
-        "model": manifest.model.id,
+        "model": _model_place(manifest),
         "revision": manifest.model.revision,
         "n-neighbors": projection.parameters.get("n_neighbors"),
         "min-dist": projection.parameters.get("min_dist"),
+        "embedding-dtype": None if manifest.embedding_dtype == "float32" else manifest.embedding_dtype,
         "title": manifest.title,
         "out": "path/to/index",
     }
     given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
     lines = [shlex.join(["python", "-m", "index", "build", place]), *(shlex.join(pair) for pair in given)]
     return " \\\n  ".join(lines)
+
+
+def _model_place(manifest: Manifest) -> str:
+    """What --model is given: a Hub id or a folder of the project as they are, of other folders the name."""
+    name = manifest.model.name
+    return name if "/" in name else f"path/to/{name}"
 
 
 # ---- Picture

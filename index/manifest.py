@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,6 +12,8 @@ from embedding.image import Preparation
 
 FORMAT_VERSION = 1
 DEFAULT_PROJECTION = "umap"
+
+EmbeddingDtype = Literal["float32", "float16"]
 
 
 class FormatError(Exception):
@@ -66,7 +69,10 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The description of an index; `files` maps each data file to its sha256, once it is saved."""
+    """The description of an index; `files` maps each data file to its sha256, once it is saved.
+
+    `embedding_dtype` is what the data files hold; in memory embeddings are float32 always.
+    """
 
     title: str
     classes: tuple[str, ...]
@@ -80,6 +86,7 @@ class Manifest:
     dimension: int
     versions: dict[str, str]
     fingerprint: str = ""
+    embedding_dtype: EmbeddingDtype = "float32"
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -88,6 +95,12 @@ def fingerprint(model: ModelRef, preparation: Preparation) -> str:
     """A hash of what turns an image into an embedding; indexes that share it share their queries."""
     text = json.dumps([asdict(model), asdict(preparation)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def for_others(manifest: Manifest) -> Manifest:
+    """The manifest to publish: of a model in a folder of one's own it names no more than the last part."""
+    model = ModelRef(manifest.model.name, manifest.model.revision)
+    return replace(manifest, model=model, fingerprint=fingerprint(model, manifest.preparation))
 
 
 def manifest_to_json(manifest: Manifest) -> str:

@@ -64,7 +64,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What to read: `source` is a preset, a Hub id or a folder; a `limit` of 0 takes every row."""
+    """What to read: `source` is a preset, a Hub id or a folder; a `limit` of 0 takes every row.
+
+    `revision` is a commit, tag or branch of a Hub dataset; None is the newest.
+    """
 
     source: str
     split: str = "train"
@@ -72,12 +75,17 @@ class SourceRequest:
     label_column: str | None = None
     limit: int = 5000
     seed: int = 42
+    revision: str | None = None
 
 
 def read_source(request: SourceRequest) -> Selection:
     """A sample of the source's rows, drawn with the seed without replacement. Raises SourceError."""
     folder = Path(request.source).expanduser()
     if request.source and request.source not in PRESETS and folder.is_dir():
+        if request.revision:
+            raise SourceError(
+                f"{request.source} is a folder and has no revisions: leave --source-revision out."
+            )
         if any(folder.rglob("*.parquet")):
             return _read_dataset(request, str(folder), None)
         return _read_image_folder(request, folder)
@@ -101,7 +109,7 @@ def _read_dataset(request: SourceRequest, location: str, preset: Preset | None) 
     import datasets  # slow import: 2 s, needed only where a dataset is read
 
     is_folder = Path(location).is_dir()
-    hub = None if is_folder else _hub_source(location)
+    hub = None if is_folder else _hub_source(location, request.revision)
     table = _load(datasets, location, request.split, hub and hub.revision)
     image_column = _image_column(table, datasets, request.image_column or (preset and preset.image_column))
     label_column = _label_column(table, datasets, request.label_column or (preset and preset.label_column))
@@ -146,18 +154,27 @@ def _load(datasets: object, location: str, split: str, revision: str | None) -> 
 
 @dataclass(frozen=True)
 class _HubSource:
-    """A Hub dataset's license, and the commit that "main" is now: what the index was made of exactly."""
+    """A Hub dataset's license, and the commit that was asked for: what the index was made of exactly."""
 
     revision: str
     license: str | None
 
 
-def _hub_source(dataset: str) -> _HubSource:
+def _hub_source(dataset: str, revision: str | None) -> _HubSource:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        info = HfApi().dataset_info(dataset, timeout=HUB_SECONDS)
+        info = HfApi().dataset_info(dataset, revision=revision, timeout=HUB_SECONDS)
+    except RevisionNotFoundError:
+        raise SourceError(
+            f"{dataset} has no revision {revision} on the Hub: its page lists those it has."
+        ) from None
     except RepositoryNotFoundError:
         missing = f"The Hub has no dataset {dataset}, or it is private (then: hf auth login)."
         raise SourceError(missing) from None

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from index.manifest import DEFAULT_PROJECTION, FormatError, Manifest, manifest_from_json, manifest_to_json
+from index.manifest import (
+    DEFAULT_PROJECTION,
+    EmbeddingDtype,
+    FormatError,
+    Manifest,
+    manifest_from_json,
+    manifest_to_json,
+)
 
+MANIFEST = "manifest.json"
 SHARD_BYTES = 256 * 2**20
-ROW_GROUP_BYTES = 64 * 2**20
+ROW_GROUP_BYTES = 64 * 2**20  # the Hub's viewer wants less than 100 MB
 LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
 
 
@@ -68,28 +78,26 @@ class NeighborLists:
 def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
     """Writes the Parquet shards and the manifest into `folder`, which must not hold an index yet."""
     (folder / "data").mkdir(parents=True)
-    table = _table(index, neighbors)
-    row_bytes = 4 * index.manifest.dimension + sum(map(len, index.images)) // max(1, len(index.images)) + 256
-    shards = -(-table.num_rows * row_bytes // SHARD_BYTES)
-    rows = -(-table.num_rows // shards)
+    row_bytes = _row_bytes(index)
+    shards = list(_cut(row_bytes, SHARD_BYTES))
     files = {}
-    for shard in range(shards):
-        name = f"data/train-{shard:05d}-of-{shards:05d}.parquet"
-        pq.write_table(
-            table.slice(shard * rows, rows),
-            folder / name,
-            row_group_size=max(1, ROW_GROUP_BYTES // row_bytes),
-            compression={column: "zstd" for column in table.column_names if column != "embedding"}
-            | {
-                "embedding.list.element": "none"
-            },  # unit vectors do not compress, and would load three times slower
-            use_dictionary=False,
-            write_statistics=False,
-        )
+    for number, rows in enumerate(shards):
+        name = f"data/train-{number:05d}-of-{len(shards):05d}.parquet"
+        groups = _cut(row_bytes[rows], ROW_GROUP_BYTES, rows.start)
+        _write_shard(folder / name, (_table(index, neighbors, group) for group in groups))
         files[name] = file_sha256(folder / name)
-    (folder / "manifest.json").write_text(
-        manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8"
-    )
+    (folder / MANIFEST).write_text(manifest_to_json(replace(index.manifest, files=files)), encoding="utf-8")
+
+
+def as_stored(embeddings: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.float32]:
+    """The unit rows (n, d) that `load_index` gives back for `embeddings` saved as `dtype`.
+
+    What is listed and measured at build time is of these, so that a reader finds the same.
+    """
+    if dtype == "float32":
+        return embeddings
+    rounded = embeddings.astype(dtype).astype(np.float32)
+    return rounded / _lengths(rounded)[:, None]
 
 
 def load_index(folder: Path) -> Index:
@@ -100,11 +108,7 @@ def load_index(folder: Path) -> Index:
         f"{name}_{axis}" for name in manifest.projections if name != DEFAULT_PROJECTION for axis in "xy"
     ]
     table = read_table(folder, manifest, names)
-    embeddings = _matrix(table["embedding"], manifest.dimension)
-    norms = np.sqrt(np.vecdot(embeddings, embeddings))  # an eighth of the time of linalg.norm
-    if not np.allclose(norms, 1, atol=1e-3):  # NaN fails too
-        item = int(np.flatnonzero(~np.isclose(norms, 1, atol=1e-3))[0])
-        raise FormatError(f"embedding of item {item} has length {norms[item]:.4g}, expected 1")
+    embeddings = _unit_rows(table["embedding"], manifest)
     labels = _numbers(table, "label", pa.int32())
     if labels.size and not (labels.min() >= 0 and labels.max() < len(manifest.classes)):
         raise FormatError(
@@ -123,7 +127,7 @@ def load_index(folder: Path) -> Index:
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of the index in `folder`. Raises FormatError."""
     try:
-        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise FormatError(f"{folder} is not an index: it has no readable manifest.json") from None
     return manifest_from_json(text)
@@ -152,20 +156,49 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
-    d = index.manifest.dimension
+def _row_bytes(index: Index) -> NDArray[np.int64]:
+    """About how many bytes every item takes in the data files, before compression: (n,), rather more."""
+    fixed = np.dtype(index.manifest.embedding_dtype).itemsize * index.manifest.dimension + 256
+    return np.fromiter(map(len, index.images), np.int64, len(index.images)) + fixed
+
+
+def _cut(sizes: NDArray[np.int64], limit: int, start: int = 0) -> Iterator[slice]:
+    """Consecutive runs of rows, counted from `start`, of one row or of at most `limit` altogether."""
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    first = 0
+    while first < len(sizes):
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + limit, side="right")) - 1)
+        yield slice(start + first, start + last)
+        first = last
+
+
+def _write_shard(file: Path, groups: Iterator[pa.Table]) -> None:
+    """Writes the tables as the row groups of one Parquet file."""
+    first = next(groups)
+    # unit vectors do not compress, and would load three times slower
+    compression = {name: "zstd" for name in first.column_names if name != "embedding"}
+    compression["embedding.list.element"] = "none"
+    with pq.ParquetWriter(
+        file, first.schema, compression=compression, use_dictionary=False, write_statistics=False
+    ) as writer:
+        for group in chain([first], groups):
+            writer.write_table(group, row_group_size=group.num_rows)
+
+
+def _table(index: Index, neighbors: NeighborLists, rows: slice) -> pa.Table:
+    vectors = index.embeddings[rows].astype(index.manifest.embedding_dtype)
     columns = {
-        "image": pa.array([{"bytes": data, "path": None} for data in index.images], _IMAGE),
-        "label": pa.array(index.labels.astype(np.int64)),
-        "source_row": pa.array(index.source_rows),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(index.embeddings.ravel()), d),
-        "x": pa.array(index.map[:, 0]),
-        "y": pa.array(index.map[:, 1]),
+        "image": pa.array([{"bytes": data, "path": None} for data in index.images[rows]], _IMAGE),
+        "label": pa.array(index.labels[rows].astype(np.int64)),
+        "source_row": pa.array(index.source_rows[rows]),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+        "x": pa.array(index.map[rows, 0]),
+        "y": pa.array(index.map[rows, 1]),
     }
     for name, points in index.coordinates.items():
         if name != DEFAULT_PROJECTION:
-            columns |= {f"{name}_x": pa.array(points[:, 0]), f"{name}_y": pa.array(points[:, 1])}
-    columns["neighbors"] = _neighbors_column(neighbors)
+            columns |= {f"{name}_x": pa.array(points[rows, 0]), f"{name}_y": pa.array(points[rows, 1])}
+    columns["neighbors"] = _neighbors_column(neighbors.ids[rows], neighbors.distances[rows])
     table = pa.table(columns)
     return table.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": _features(index, table)}})}
@@ -175,12 +208,12 @@ def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def _neighbors_column(neighbors: NeighborLists) -> pa.StructArray:
-    n, k = neighbors.ids.shape
+def _neighbors_column(ids: NDArray[np.int32], distances: NDArray[np.float32]) -> pa.StructArray:
+    n, k = ids.shape
     offsets = pa.array(np.arange(0, n * k + 1, k, dtype=np.int32) if k else np.zeros(n + 1, np.int32))
-    ids = pa.ListArray.from_arrays(offsets, pa.array(neighbors.ids.ravel().astype(np.int32)))
-    distances = pa.ListArray.from_arrays(offsets, pa.array(neighbors.distances.ravel().astype(np.float32)))
-    return pa.StructArray.from_arrays([ids, distances], ["ids", "distances"])
+    near = pa.ListArray.from_arrays(offsets, pa.array(ids.ravel().astype(np.int32)))
+    far = pa.ListArray.from_arrays(offsets, pa.array(distances.ravel().astype(np.float32)))
+    return pa.StructArray.from_arrays([near, far], ["ids", "distances"])
 
 
 def _features(index: Index, table: pa.Table) -> dict:
@@ -191,7 +224,11 @@ def _features(index: Index, table: pa.Table) -> dict:
         "image": {"_type": "Image"},
         "label": {"names": list(index.manifest.classes), "_type": "ClassLabel"},
         "source_row": value("int32"),
-        "embedding": {"feature": value("float32"), "length": index.manifest.dimension, "_type": "List"},
+        "embedding": {
+            "feature": value(index.manifest.embedding_dtype),
+            "length": index.manifest.dimension,
+            "_type": "List",
+        },
         "neighbors": {
             "ids": {"feature": value("int32"), "_type": "List"},
             "distances": {"feature": value("float32"), "_type": "List"},
@@ -210,12 +247,25 @@ def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> NDArray:
     return column.to_numpy()
 
 
-def _matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
-    """A fixed-size list column as an (n, dimension) float32 matrix; float16 columns are upcast once, here."""
-    if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != dimension:
-        raise FormatError(f"embedding has type {column.type}, expected a list of {dimension} numbers")
+def _unit_rows(column: pa.ChunkedArray, manifest: Manifest) -> NDArray[np.float32]:
+    """The embeddings (n, d); float16 is upcast here, once, and made of length 1 again. Raises FormatError."""
+    dtype = manifest.embedding_dtype
+    due = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), manifest.dimension)
+    if not column.type.equals(due):
+        raise FormatError(
+            f"embedding has type {column.type}, expected a list of {manifest.dimension} {dtype}"
+        )
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.reshape(-1, dimension), dtype=np.float32)
+    rows = np.ascontiguousarray(flat.reshape(-1, manifest.dimension), dtype=np.float32)
+    lengths = _lengths(rows)
+    if not np.allclose(lengths, 1, atol=1e-3):  # NaN fails too
+        item = int(np.flatnonzero(~np.isclose(lengths, 1, atol=1e-3))[0])
+        raise FormatError(f"embedding of item {item} has length {lengths[item]:.4g}, expected 1")
+    return rows if dtype == "float32" else rows / lengths[:, None]
+
+
+def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.sqrt(np.vecdot(rows, rows))  # an eighth of the time of linalg.norm
 
 
 def _coordinates(table: pa.Table, name: str) -> NDArray[np.float32]:

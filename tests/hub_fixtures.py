@@ -38,20 +38,22 @@ class Client:
         merged = {**os.environ, **settings, **changes}
         return {name: value for name, value in merged.items() if value is not None}
 
-    def start(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
-        """Starts python with `arguments` in the project's folder."""
+    def start(self, *arguments: str, cwd: Path = ROOT, **changes: str | None) -> subprocess.Popen[str]:
+        """Starts python with `arguments`, in the project's folder unless another is named."""
         return subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=ROOT,
+            cwd=cwd,
             env=self.environment(**changes),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
-        """Runs python with `arguments` in the project's folder."""
-        process = self.start(*arguments, **changes)
+    def run(
+        self, *arguments: str, cwd: Path = ROOT, **changes: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs python with `arguments`, in the project's folder unless another is named."""
+        process = self.start(*arguments, cwd=cwd, **changes)
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 

@@ -17,9 +17,7 @@ from tests.conftest import ROOT
 @contextmanager
 def running_app(*arguments: object, log: Path, **environment: str) -> Iterator[str]:
     """Starts app.py and yields its address once the page is served; ends it afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "app.py", "--port", str(port), *map(str, arguments)]
     clean = {key: value for key, value in os.environ.items() if key not in ("INDEX", "INDEX_REVISION")}
     with log.open("w") as output:
@@ -35,14 +33,21 @@ def running_app(*arguments: object, log: Path, **environment: str) -> Iterator[s
             process.wait(20)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
+    """Waits until the process serves the page at `address`; its `log` goes into the error if it does not."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise AssertionError(f"the app ended with {process.returncode}: {log.read_text()}")
+            raise AssertionError(f"the server ended with {process.returncode}: {log.read_text()}")
         try:
             with urllib.request.urlopen(address, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise AssertionError(f"the app did not answer: {log.read_text()}")
+    raise AssertionError(f"the server did not answer: {log.read_text()}")

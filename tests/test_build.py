@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -58,6 +59,24 @@ def test_built_index_keeps_its_promises(built: tuple[Path, list[str]]) -> None:
     assert index.manifest.count == 295
     assert index.manifest.preparation.box == 20
     assert index.manifest.metrics.knn_accuracy > 0.8
+
+
+def test_half_precision_build_measures_what_it_stores(digits: Path, tmp_path: Path) -> None:
+    from sklearn.metrics import silhouette_score
+
+    manifest = build_index(request(digits, embedding_dtype="float16"), tmp_path / "half", lambda line: None)
+    assert len(list(check_index(tmp_path / "half"))) == 9
+    table = pq.read_table(tmp_path / "half/data")
+    stored = np.stack(table["embedding"].to_numpy()).astype(np.float64)
+    score = silhouette_score(stored, table["label"].to_numpy(), metric="cosine")
+    assert score == pytest.approx(manifest.metrics.silhouette_embedding, abs=1e-6)
+    unit = stored / np.linalg.norm(stored, axis=1, keepdims=True)
+    similarities = unit @ unit.T - 2 * np.eye(len(unit))
+    nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :5]
+    same = table["label"].to_numpy()[nearest] == table["label"].to_numpy()[:, None]
+    assert same.mean() == pytest.approx(manifest.metrics.precision_at_5, abs=1e-6)
+    listed = [row["ids"][:5] for row in table["neighbors"].to_pylist()]
+    assert np.array_equal(nearest, listed)
 
 
 def test_pixels_go_in_untouched(built: tuple[Path, list[str]], digits: Path) -> None:

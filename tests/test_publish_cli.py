@@ -4,7 +4,9 @@
 
 import json
 import re
+import shutil
 import subprocess
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,15 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.check import check_index
+from index.manifest import fingerprint, manifest_to_json
 from index.search import search
-from index.store import Index, load_index, load_manifest
+from index.store import MANIFEST, Index, load_index, load_manifest
 from tests.conftest import MODEL, ROOT, SAMPLE
 from tests.hub_fixtures import FREE_PORT, Client, client, hub  # noqa: F401
 from tests.hub_server import HubServer
+from tests.test_check import saved  # noqa: F401
 
 ID = "tester/digits"
 SOURCE = "zalando/fashion"
 LOAD = f"""
+import importlib.util
+assert importlib.util.find_spec("index") is None
 from datasets import ClassLabel, Image, List, load_dataset
 rows = load_dataset("{ID}")["train"]
 first = next(iter(load_dataset("{ID}", split="train", streaming=True, revision="v1")))
@@ -39,7 +46,9 @@ def snippet(card: str) -> str:
     return re.search(r"```python\n(.*?)```", card, re.S)[1]
 
 
-def test_published_index_loads_anywhere(client: Client, hub: HubServer, sample: Index) -> None:
+def test_published_index_loads_without_this_project(
+    client: Client, hub: HubServer, sample: Index, tmp_path: Path
+) -> None:
     done = client.run("-m", "index", "publish", str(SAMPLE), ID, "--tag", "v1", "--message", "First")
     assert done.returncode == 0, done.stderr
     revision = hub.repo(ID).tags["v1"]
@@ -50,13 +59,37 @@ def test_published_index_loads_anywhere(client: Client, hub: HubServer, sample: 
     assert hub.repo(ID).commits[revision].title == "First"
     assert set(hub.repo(ID).head().files) >= {"README.md", "manifest.json", "map.png"}
 
-    loaded = client.run("-c", LOAD)
+    loaded = client.run("-c", LOAD, cwd=tmp_path)
     assert loaded.stdout.split() == ["5000"], loaded.stderr
     program = snippet(hub.read(ID, "README.md").decode())
     assert len([line for line in program.splitlines() if line]) == 5
     assert f'"{ID}", split="train", revision="v1"' in program
-    printed = [int(item) for item in re.findall(r"\d+", client.run("-c", program).stdout)]
+    printed = [int(item) for item in re.findall(r"\d+", client.run("-c", program, cwd=tmp_path).stdout)]
     assert printed == [neighbor.item for neighbor in search(sample, sample.embeddings[0], 10, exclude=0)]
+
+
+def test_published_index_names_a_model_folder_without_its_path(
+    client: Client, hub: HubServer, saved: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "private" / "my-model"
+    shutil.copytree(MODEL, folder)
+    manifest = load_manifest(saved)
+    model = replace(manifest.model, id=str(folder))
+    local = replace(manifest, model=model, fingerprint=fingerprint(model, manifest.preparation))
+    (saved / MANIFEST).write_text(manifest_to_json(local), encoding="utf-8")
+
+    done = client.run("-m", "index", "publish", str(saved), ID)
+    assert done.returncode == 0, done.stderr
+    assert "embeds images again to the same vectors" in done.stdout  # found where the local manifest says
+    for name in hub.repo(ID).head().files:
+        assert b"private" not in hub.read(ID, name), name
+    fetched = tmp_path / "fetched"
+    (fetched / "data").mkdir(parents=True)
+    for name in (MANIFEST, *local.files):
+        (fetched / name).write_bytes(hub.read(ID, name))
+    assert load_manifest(fetched).model == replace(model, id="my-model")
+    assert "NOT verified. The model my-model is no folder here" in list(check_index(fetched))[-1]
+    assert "the same vectors" in list(check_index(fetched, str(folder)))[-1]
 
 
 def test_unsound_index_is_not_published(client: Client, hub: HubServer, tmp_path: Path) -> None:
@@ -98,10 +131,12 @@ def test_build_takes_source_and_model_from_the_hub_and_pushes(
     client: Client, hub: HubServer, sample: Index, tmp_path: Path
 ) -> None:
     source = put_source(hub, sample)
+    put_source(hub, sample, 100)  # newer, and not asked for
     files = {file.name: file.read_bytes() for file in MODEL.iterdir() if file.is_file()}
     model = hub.put("tester/dinov2", files, kind="models")
     out = tmp_path / "index"
-    options = f"--model tester/dinov2 --revision {model} --out {out} --push {ID} --tag v1"
+    options = f"--source-revision {source} --model tester/dinov2 --revision {model}"
+    options += f" --out {out} --push {ID} --tag v1"
     done = client.run("-m", "index", "build", SOURCE, *options.split())
     assert done.returncode == 0, done.stderr
     manifest = load_manifest(out)
@@ -110,7 +145,17 @@ def test_build_takes_source_and_model_from_the_hub_and_pushes(
     assert "model: tester/dinov2 embeds images again to the same vectors" in done.stdout
     assert np.allclose(load_index(out).embeddings, sample.embeddings[:120], atol=1e-3)
     assert hub.repo(ID).tags["v1"] == hub.repo(ID).branches["main"]
-    assert "source_datasets:\n- zalando/fashion" in hub.read(ID, "README.md").decode()
+    card = hub.read(ID, "README.md").decode()
+    assert "source_datasets:\n- zalando/fashion" in card
+    assert f"build {SOURCE} \\\n  --source-revision {source}" in card
+
+
+def test_source_without_the_revision_is_one_sentence(client: Client, hub: HubServer, sample: Index) -> None:
+    put_source(hub, sample)
+    options = ["--source-revision", "v9", "--model", str(MODEL), "--out", str(client.home / "index")]
+    done = client.run("-m", "index", "build", SOURCE, *options)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"{SOURCE} has no revision v9 on the Hub: its page lists those it has."
 
 
 def test_space_holds_the_tracked_files_and_knows_its_index(client: Client, hub: HubServer) -> None:

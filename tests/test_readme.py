@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from embedding.encoder import MODEL_FILES
+from index.__main__ import DEFAULT_MODEL
+from tests.conftest import MODEL, ROOT
 from tests.server import running_app
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,13 +85,65 @@ def test_every_module_is_in_the_table() -> None:
             assert f"`{file.relative_to(ROOT).as_posix()}`" in README
 
 
+# What the Hub knows of a Space's front matter, as far as Gradio Spaces use it: the configuration reference
+FRONT_MATTER = {
+    "title": str,
+    "emoji": str,
+    "colorFrom": str,
+    "colorTo": str,
+    "sdk": str,
+    "sdk_version": str,
+    "python_version": str,
+    "app_file": str,
+    "pinned": bool,
+    "license": str,
+    "short_description": str,
+    "thumbnail": str,
+    "header": str,
+    "models": list,
+    "datasets": list,
+    "tags": list,
+    "suggested_hardware": str,
+    "preload_from_hub": list,
+    "fullWidth": bool,
+    "disable_embedding": bool,
+    "startup_duration_timeout": str,
+}
+COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+HARDWARE = {
+    "cpu-basic",
+    "cpu-upgrade",
+    "zero-a10g",
+    "t4-small",
+    "t4-medium",
+    "l4x1",
+    "a10g-small",
+    "a100-large",
+}
+
+
 def test_front_matter_is_a_spaces() -> None:
     front = yaml.safe_load(README.split("---")[1])
+    for key, value in front.items():
+        assert isinstance(value, FRONT_MATTER[key]), key
+    assert {front["colorFrom"], front["colorTo"]} <= COLORS
+    assert front["suggested_hardware"] in HARDWARE
+    assert re.fullmatch(r"\d+\.\d+", front["python_version"])
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+", name) for name in front["models"] + front["datasets"])
     assert front["sdk"] == "gradio"
     assert f"gradio=={front['sdk_version']}" in (ROOT / "constraints.txt").read_text()
     assert (ROOT / front["app_file"]).is_file()
     assert front["license"] == "apache-2.0"
     assert len(front["short_description"]) <= 60
+
+
+def test_preloaded_files_are_those_that_the_default_model_needs() -> None:
+    """As `repository file,file,...`; what is left out would be downloaded when the Space starts."""
+    (line,) = yaml.safe_load(README.split("---")[1])["preload_from_hub"]
+    repository, files = line.split(" ")
+    assert repository == DEFAULT_MODEL
+    assert set(files.split(",")) == {file.name for file in MODEL.iterdir()} - {"README.md"}
+    assert all(any(fnmatch(file, pattern) for pattern in MODEL_FILES) for file in files.split(","))
 
 
 def test_no_committed_file_is_too_large_for_a_space() -> None:

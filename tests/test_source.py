@@ -166,6 +166,11 @@ def test_columns_that_name_no_classes_are_passed_over(tmp_path: Path) -> None:
             read_source(request(tmp_path / "set", label_column=column))
 
 
+def test_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is a folder and has no revisions"):
+        read_source(request(tmp_path, revision="v1"))
+
+
 def test_split_without_any_label_counts_as_unlabeled(tmp_path: Path) -> None:
     write_parquet(tmp_path / "set", [-1, -1, -1], ClassLabel(names=["cat", "dog"]))
     assert not read_source(request(tmp_path / "set")).source.labeled

@@ -66,6 +66,62 @@ def test_large_index_is_cut_into_shards(
     assert same(small(sample), load_index(tmp_path / "index"))
 
 
+def wide(sample: Index, sizes: list[int], dimension: int = 1536) -> Index:
+    """An index of vectors as the largest DINOv2 gives, with images of these many bytes."""
+    n = len(sizes)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((n, dimension), np.float32)
+    return Index(
+        replace(sample.manifest, count=n, dimension=dimension),
+        [rng.bytes(size) for size in sizes],
+        sample.labels[:n],
+        sample.source_rows[:n],
+        rows / np.linalg.norm(rows, axis=1, keepdims=True),
+        {"umap": sample.map[:n]},
+    )
+
+
+def groups_of(file: Path) -> list[pq.RowGroupMetaData]:
+    metadata = pq.ParquetFile(file).metadata
+    return [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+
+
+@pytest.mark.slow
+def test_row_groups_and_shards_stay_small_whatever_the_images(sample: Index, tmp_path: Path) -> None:
+    sizes = [500] * 4000 + [200_000] * 998 + [40_000_000, 90_000_000]  # no average fits both ends
+    index = wide(sample, sizes)
+    save_index(index, lists(len(index.images)), tmp_path / "index")
+    files = sorted((tmp_path / "index/data").iterdir())
+    assert [file.name for file in files] == [
+        f"train-{n:05d}-of-{len(files):05d}.parquet" for n in range(len(files))
+    ]
+    assert len(files) == 2
+    groups = [group for file in files for group in groups_of(file)]
+    assert len(groups) > len(files)
+    assert sum(group.num_rows for group in groups) == len(index.images)
+    assert max(group.total_byte_size for group in groups) < 100e6
+    assert max(file.stat().st_size for file in files) <= store.SHARD_BYTES
+    assert same(index, load_index(tmp_path / "index"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "runs"),
+    [
+        ([1, 1, 1, 1], 2, [(0, 2), (2, 4)]),
+        ([1, 1, 9, 1, 1], 3, [(0, 2), (2, 3), (3, 5)]),
+        ([9], 3, [(0, 1)]),
+        ([2, 2, 2], 100, [(0, 3)]),
+        ([3, 1, 3], 3, [(0, 1), (1, 2), (2, 3)]),
+    ],
+)
+def test_runs_of_rows_are_cut_by_their_own_sizes(sizes: list[int], limit: int, runs: list[tuple]) -> None:
+    found = [(run.start, run.stop) for run in store._cut(np.array(sizes), limit)]
+    assert found == runs
+    assert [(run.start, run.stop) for run in store._cut(np.array(sizes), limit, 10)] == [
+        (start + 10, stop + 10) for start, stop in runs
+    ]
+
+
 def test_datasets_sees_images_classes_and_vectors(saved: Path, tmp_path: Path) -> None:
     from datasets import ClassLabel, Image, List, load_dataset
 
