@@ -4,12 +4,10 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gradio as gr
 from gradio.events import Dependency
@@ -33,6 +31,7 @@ from index.query import (
 )
 from index.standby import Opened, Standby
 from index.store import Index
+from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
 from ui.link import read_link, view_tag
 from ui.map import Maps, MapView, map_value, preload_tag
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
@@ -43,16 +42,12 @@ ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
 EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.png", "four.jpg")]
 FIRST_SEED = 50  # the item on screen when the page opens: in the sample, one with a divided vote
-MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}  # whatever runs the model, one at a time
-LOOKUP = {"concurrency_limit": None}
-AT_ONCE = {"queue": False}  # what takes milliseconds: the queue's two requests would take longer
 THEME = gr.themes.Base(  # no outside fonts
     primary_hue="blue",
     neutral_hue="slate",
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 # ---- Settings
@@ -72,22 +67,6 @@ def read_settings(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 # ---- Questions and answers
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Where page and API put their questions: the index that is open, and what browsers draw of it."""
-
-    standby: Standby
-    maps: Maps
-
-    @property
-    def opened(self) -> Opened:
-        """The index that answers now. A handler asks once, since the next call may find another one."""
-        return self.standby.current
-
-    def key(self, opened: Opened) -> str:
-        return self.maps.key(opened.index)
 
 
 def ask_class(opened: Opened, label: object, k: object, seed: object = None) -> Answer:
@@ -116,19 +95,6 @@ def ask_file(
     return answer(opened.index, query_image(opened.index, image, opened.live.encoder(), kind), count)
 
 
-def in_words(handler: Callable) -> Callable:
-    """The handler, with what cannot be answered told to the visitor instead of logged as a fault."""
-
-    @wraps(handler)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return handler(*args, **kwargs)
-        except QueryError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    return call
-
-
 # ---- The page
 
 
@@ -141,12 +107,18 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The components of the page that events read and write."""
+class Top:
+    """What stands above the tabs."""
 
     head: gr.HTML
-    banner: gr.HTML
     notice: gr.HTML
+    banner: gr.HTML
+
+
+@dataclass(frozen=True)
+class Search:
+    """The tab that takes questions and shows answers."""
+
     label: gr.Dropdown
     another: gr.Button
     upload: ImageFile
@@ -163,33 +135,35 @@ class Parts:
         """What an answer replaces, in the order of `on_page`."""
         return [self.shown, self.view, self.results]
 
-    @property
-    def index(self) -> list:
-        """What another index replaces, in the order of `renewed`."""
-        return [self.head, self.label, self.examples, self.k, *self.answer]
-
 
 def build_page(desk: Desk) -> gr.Blocks:
     """The whole app."""
     with gr.Blocks(
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
-        parts = lay_out(desk)
-        connect_lookups(desk, parts)
-        connect_model(desk, parts)
-        connect_arrival(desk, page, parts)
+        top = lay_out_top(desk)
+        with gr.Tabs(elem_classes="page-tabs") as tabs:  # noqa: F841
+            with gr.Tab("Search", id="search"):
+                search = lay_out_search(desk)
+        connect_lookups(desk, search)
+        connect_model(desk, search)
+        connect_arrival(desk, page, top, search)
         serve_api(desk)
     return page
 
 
-def lay_out(desk: Desk) -> Parts:
-    """The components in their places, showing a first answer."""
+def lay_out_top(desk: Desk) -> Top:
     opened = desk.opened
-    found = answer(opened.index, first_query(opened.index, FIRST_SEED), DEFAULT_K)
     with gr.Row(elem_classes="page-top"):
         head = gr.HTML(head_html(opened), elem_classes="page-head")
         notice = gr.HTML(notice_html(opened), elem_classes="page-notice")
-    banner = gr.HTML(banner_html(desk, opened), elem_classes="page-banner")
+    return Top(head, notice, gr.HTML(banner_html(desk, opened), elem_classes="page-banner"))
+
+
+def lay_out_search(desk: Desk) -> Search:
+    """The search tab's components in their places, showing a first answer."""
+    opened = desk.opened
+    found = answer(opened.index, first_query(opened.index, FIRST_SEED), DEFAULT_K)
     with gr.Row(elem_classes="workbench"):
         with gr.Column(elem_classes="ask"):
             with gr.Tabs():
@@ -208,9 +182,7 @@ def lay_out(desk: Desk) -> Parts:
         with gr.Column(elem_classes="answer"):
             results = ResultsView(value=answer_html(opened.index, found))
     shown = gr.State(Shown(desk.key(opened), found.query))
-    return Parts(
-        head, banner, notice, label, another, upload, examples, example, pad, k, shown, view, results
-    )
+    return Search(label, another, upload, examples, example, pad, k, shown, view, results)
 
 
 def offer_examples(upload: ImageFile) -> Dependency:
@@ -225,13 +197,13 @@ def class_choice(index: Index, found: Answer) -> dict[str, object]:
 
 
 def on_page(desk: Desk, opened: Opened, found: Answer) -> list:
-    """An answer as the values of `Parts.answer`."""
+    """An answer as the values of `Search.answer`."""
     key = desk.key(opened)
     return [Shown(key, found.query), map_value(key, found), answer_html(opened.index, found)]
 
 
 def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
-    """An index as the values of `Parts.index`, with the answer to `query` or else to a first one."""
+    """What another index replaces, with the answer to `query` or else to a first one."""
     found = answer(opened.index, query or first_query(opened.index, FIRST_SEED), k)
     return [
         head_html(opened),
@@ -242,7 +214,7 @@ def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
     ]
 
 
-def connect_lookups(desk: Desk, parts: Parts) -> None:
+def connect_lookups(desk: Desk, search: Search) -> None:
     """What needs no model: a class, an item of the map or of the results, and another k."""
 
     @in_words
@@ -261,15 +233,15 @@ def connect_lookups(desk: Desk, parts: Parts) -> None:
         query = shown.query if shown.key == desk.key(opened) else first_query(opened.index, FIRST_SEED)
         return on_page(desk, opened, answer(opened.index, query, whole_k(k)))
 
-    asked = [parts.label, parts.k]
-    gr.on([parts.label.input, parts.another.click], pick_class, asked, parts.answer, **AT_ONCE, **PRIVATE)
+    asked = [search.label, search.k]
+    gr.on([search.label.input, search.another.click], pick_class, asked, search.answer, **AT_ONCE, **PRIVATE)
     # two calls: gr.on does not take a gr.HTML's own events (6.31)
-    parts.view.pick(pick_item, parts.k, parts.answer, **AT_ONCE, **PRIVATE)
-    parts.results.pick(pick_item, parts.k, parts.answer, **AT_ONCE, **PRIVATE)
-    parts.k.input(change_k, [parts.shown, parts.k], parts.answer, **AT_ONCE, **PRIVATE)
+    search.view.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
+    search.results.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
+    search.k.input(change_k, [search.shown, search.k], search.answer, **AT_ONCE, **PRIVATE)
 
 
-def connect_model(desk: Desk, parts: Parts) -> None:
+def connect_model(desk: Desk, search: Search) -> None:
     """What needs the model: uploads, example images and sketches."""
 
     @in_words
@@ -282,20 +254,21 @@ def connect_model(desk: Desk, parts: Parts) -> None:
         opened = desk.opened
         return on_page(desk, opened, ask_sketch(opened, file, k))
 
-    uploaded = [parts.upload, parts.k]
-    parts.upload.upload(search_upload, uploaded, parts.answer, **MODEL_QUEUE, **PRIVATE)
-    parts.example.success(search_upload, uploaded, parts.answer, **MODEL_QUEUE, **PRIVATE)
-    parts.pad.drawn(search_sketch, [parts.pad, parts.k], parts.answer, **MODEL_QUEUE, **PRIVATE)
+    uploaded = [search.upload, search.k]
+    search.upload.upload(search_upload, uploaded, search.answer, **MODEL_QUEUE, **PRIVATE)
+    search.example.success(search_upload, uploaded, search.answer, **MODEL_QUEUE, **PRIVATE)
+    search.pad.drawn(search_sketch, [search.pad, search.k], search.answer, **MODEL_QUEUE, **PRIVATE)
 
 
-def connect_arrival(desk: Desk, page: gr.Blocks, parts: Parts) -> None:
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search) -> None:
     """What a page shows when it is opened, by its address, and when another index has come meanwhile.
 
     The lines about index and model are looked at every few seconds while something is expected.
     """
     timer = gr.Timer(1)
-    built = parts.shown.value.key
-    unchanged = [gr.skip()] * len(parts.index)
+    built = search.shown.value.key
+    index_parts = [top.head, search.label, search.examples, search.k, *search.answer]  # as in `renewed`
+    unchanged = [gr.skip()] * len(index_parts)
 
     def status(opened: Opened) -> list:
         expected = opened.live.expected or desk.standby.problem is not None
@@ -317,9 +290,9 @@ def connect_arrival(desk: Desk, page: gr.Blocks, parts: Parts) -> None:
             return [*unchanged, *status(opened)]
         return [*renewed(desk, opened, None, whole_k(k)), *status(opened)]
 
-    told = [*parts.index, parts.banner, parts.notice, timer]
+    told = [*index_parts, top.banner, top.notice, timer]
     page.load(arrive, None, told, **LOOKUP, **PRIVATE)  # gr.Info needs the queue
-    timer.tick(look, [parts.shown, parts.k], told, **AT_ONCE, **PRIVATE)
+    timer.tick(look, [search.shown, search.k], told, **AT_ONCE, **PRIVATE)
 
 
 def head_html(opened: Opened) -> str:
@@ -352,7 +325,7 @@ def banner_html(desk: Desk, opened: Opened) -> str:
 def notice_html(opened: Opened) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
     if opened.live.loading:
-        return "<p>The model is loading: uploads and sketches wait for it.</p>"
+        return "<p>The model is loading; uploads wait for it.</p>"
     return f"<p>{escape(opened.live.reason or '')}</p>"
 
 

@@ -24,7 +24,7 @@ WITHIN = {  # what a module may import beside the layers before its own
     "index.quality": {"index.search"},
     "index.card": {"index.quality"},
 }
-UI_SEES = {"embedding.image", "index.query", "index.search", "index.store"}
+UI_SEES = {"embedding.image", "index.query", "index.search", "index.standby", "index.store"}
 APP_SEES = {
     "embedding.image",
     "index.live",
