@@ -15,6 +15,7 @@ from index.manifest import DEFAULT_PROJECTION, FormatError, Manifest, manifest_f
 SHARD_BYTES = 256 * 2**20
 ROW_GROUP_BYTES = 64 * 2**20
 LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
+SHARD = "data/train-"  # how the names of the items' files begin; data/ may hold others
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Index:
     """A set of embedded images, all in the order of their item numbers.
 
     images: n encoded image files; labels: (n,) int32 class numbers; source_rows: (n,) int32;
-    embeddings: (n, d) float32 unit rows; coordinates: {projection: (n, 2) float32}.
-    Raises FormatError where the shapes disagree.
+    embeddings: (n, d) float32 unit rows; coordinates: {projection: (n, 2) float32}. With several classes,
+    predicted: (n,) int32, what the others vote an item to be, and predicted_share: (n,) float32, the share
+    of the vote that it got. Raises FormatError where the shapes disagree.
     """
 
     manifest: Manifest
@@ -32,6 +34,8 @@ class Index:
     source_rows: NDArray[np.int32]
     embeddings: NDArray[np.float32]
     coordinates: dict[str, NDArray[np.float32]]
+    predicted: NDArray[np.int32] | None = None
+    predicted_share: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, d = self.manifest.count, self.manifest.dimension
@@ -41,6 +45,9 @@ class Index:
             "source_rows": (self.source_rows.shape, (n,)),
             "embeddings": (self.embeddings.shape, (n, d)),
         }
+        for name, column in (("predicted", self.predicted), ("predicted_share", self.predicted_share)):
+            if column is not None:
+                shapes[name] = (column.shape, (n,))
         for name in self.manifest.projections:
             found = self.coordinates[name].shape if name in self.coordinates else None
             shapes[f"coordinates of {name}"] = (found, (n, 2))
@@ -66,15 +73,18 @@ class NeighborLists:
 
 
 def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
-    """Writes the Parquet shards and the manifest into `folder`, which must not hold an index yet."""
-    (folder / "data").mkdir(parents=True)
+    """Writes the Parquet shards and the manifest into `folder`, which must not hold an index yet.
+
+    Files beside the shards that the manifest names stay named: they are the caller's to bring along.
+    """
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     table = _table(index, neighbors)
     row_bytes = 4 * index.manifest.dimension + sum(map(len, index.images)) // max(1, len(index.images)) + 256
     shards = -(-table.num_rows * row_bytes // SHARD_BYTES)
     rows = -(-table.num_rows // shards)
-    files = {}
+    files = {name: due for name, due in index.manifest.files.items() if not name.startswith(SHARD)}
     for shard in range(shards):
-        name = f"data/train-{shard:05d}-of-{shards:05d}.parquet"
+        name = f"{SHARD}{shard:05d}-of-{shards:05d}.parquet"
         pq.write_table(
             table.slice(shard * rows, rows),
             folder / name,
@@ -99,25 +109,40 @@ def load_index(folder: Path) -> Index:
     names += [
         f"{name}_{axis}" for name in manifest.projections if name != DEFAULT_PROJECTION for axis in "xy"
     ]
-    table = read_table(folder, manifest, names)
+    judged = [name for name in ("predicted", "predicted_share") if manifest.quality is not None]
+    table = read_table(folder, manifest, names + judged)
     embeddings = _matrix(table["embedding"], manifest.dimension)
     norms = np.sqrt(np.vecdot(embeddings, embeddings))  # an eighth of the time of linalg.norm
     if not np.allclose(norms, 1, atol=1e-3):  # NaN fails too
         item = int(np.flatnonzero(~np.isclose(norms, 1, atol=1e-3))[0])
         raise FormatError(f"embedding of item {item} has length {norms[item]:.4g}, expected 1")
-    labels = _numbers(table, "label", pa.int32())
-    if labels.size and not (labels.min() >= 0 and labels.max() < len(manifest.classes)):
-        raise FormatError(
-            f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}"
-        )
     return Index(
         manifest=manifest,
         images=pa.compute.struct_field(table["image"], "bytes").to_pylist(),
-        labels=labels,
+        labels=_class_numbers(table, "label", manifest),
         source_rows=_numbers(table, "source_row", pa.int32()),
         embeddings=embeddings,
         coordinates={name: _coordinates(table, name) for name in manifest.projections},
+        predicted=_class_numbers(table, "predicted", manifest) if judged else None,
+        predicted_share=_numbers(table, "predicted_share", pa.float32()) if judged else None,
     )
+
+
+def read_neighbors(folder: Path) -> NeighborLists:
+    """The listed neighbors of every item of the index in `folder`. Raises FormatError."""
+    manifest = load_manifest(folder)
+    column = read_table(folder, manifest, ["neighbors"])["neighbors"].combine_chunks()
+    k = min(LISTED_NEIGHBORS, manifest.count - 1)
+    fields = []
+    for name in ("ids", "distances"):
+        flat = column.field(name).flatten().to_numpy(zero_copy_only=False)
+        if flat.size != manifest.count * k:
+            raise FormatError(f"neighbors list {flat.size} {name}, expected {k} of each item")
+        fields.append(flat.reshape(-1, k))
+    ids, distances = fields
+    if ids.size and not (ids.min() >= 0 and ids.max() < manifest.count):
+        raise FormatError(f"neighbors run from {ids.min()} to {ids.max()}, expected items")
+    return NeighborLists(ids.astype(np.int32), distances.astype(np.float32))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -132,7 +157,7 @@ def load_manifest(folder: Path) -> Manifest:
 def read_table(folder: Path, manifest: Manifest, columns: list[str]) -> pa.Table:
     """Columns of all shards that the manifest names, in item order. Raises FormatError."""
     tables = []
-    for name in sorted(manifest.files):
+    for name in sorted(name for name in manifest.files if name.startswith(SHARD)):
         if not (folder / name).is_file():
             raise FormatError(f"{name} is missing")
         try:
@@ -165,6 +190,9 @@ def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
     for name, points in index.coordinates.items():
         if name != DEFAULT_PROJECTION:
             columns |= {f"{name}_x": pa.array(points[:, 0]), f"{name}_y": pa.array(points[:, 1])}
+    if index.predicted is not None and index.predicted_share is not None:
+        columns["predicted"] = pa.array(index.predicted.astype(np.int64))
+        columns["predicted_share"] = pa.array(index.predicted_share)
     columns["neighbors"] = _neighbors_column(neighbors)
     table = pa.table(columns)
     return table.replace_schema_metadata(
@@ -187,9 +215,12 @@ def _features(index: Index, table: pa.Table) -> dict:
     """The column types as the `datasets` library writes them: images and classes appear as such there."""
     value = lambda dtype: {"dtype": dtype, "_type": "Value"}  # noqa: E731
     features = {name: value("float32") for name in table.column_names}
+    classes = {"names": list(index.manifest.classes), "_type": "ClassLabel"}
+    if "predicted" in features:
+        features["predicted"] = classes
     return features | {
         "image": {"_type": "Image"},
-        "label": {"names": list(index.manifest.classes), "_type": "ClassLabel"},
+        "label": classes,
         "source_row": value("int32"),
         "embedding": {"feature": value("float32"), "length": index.manifest.dimension, "_type": "List"},
         "neighbors": {
@@ -208,6 +239,15 @@ def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> NDArray:
     if column.null_count:
         raise FormatError(f"column {name} has {column.null_count} gaps")
     return column.to_numpy()
+
+
+def _class_numbers(table: pa.Table, name: str, manifest: Manifest) -> NDArray[np.int32]:
+    numbers = _numbers(table, name, pa.int32())
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(manifest.classes)):
+        raise FormatError(
+            f"{name}s run from {numbers.min()} to {numbers.max()}, expected 0 to {len(manifest.classes) - 1}"
+        )
+    return numbers
 
 
 def _matrix(column: pa.ChunkedArray, dimension: int) -> NDArray[np.float32]:
