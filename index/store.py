@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ SHARD_BYTES = 256 * 2**20
 ROW_GROUP_BYTES = 64 * 2**20
 LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
 SHARD = "data/train-"  # how the names of the items' files begin; data/ may hold others
+HELD_OUT = (
+    "data/held_out-00000-of-00001.parquet"  # the card's `configs` leave it out of what loads by default
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,24 @@ class NeighborLists:
 
     ids: NDArray[np.int32]
     distances: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeldOutItem:
+    """An item that was not in the index, as it was judged by it.
+
+    `nearest` is its nearest item, at that similarity. `leak` is the item that it is a duplicate of; only then
+    is there an `image`, an encoded file.
+    """
+
+    source_row: int
+    label: int
+    predicted: int
+    predicted_share: float
+    nearest: int
+    similarity: float
+    leak: int | None = None
+    image: bytes | None = None
 
 
 def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
@@ -154,6 +176,29 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest_from_json(text)
 
 
+def write_held_out(folder: Path, items: Sequence[HeldOutItem], classes: tuple[str, ...]) -> None:
+    """Writes the held-out items beside the shards of the index in `folder`."""
+    columns = {field.name: [getattr(item, field.name) for item in items] for field in fields(HeldOutItem)}
+    columns["image"] = [data and {"bytes": data, "path": None} for data in columns["image"]]
+    table = pa.table(columns, _HELD_OUT)
+    names = {"names": list(classes), "_type": "ClassLabel"}
+    features = {name: {"dtype": str(kind), "_type": "Value"} for name, kind in _HELD_OUT_NUMBERS.items()}
+    features |= {"label": names, "predicted": names, "image": {"_type": "Image"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(about), folder / HELD_OUT, compression="zstd")
+
+
+def read_held_out(folder: Path, manifest: Manifest) -> tuple[HeldOutItem, ...]:
+    """The held-out items of the index in `folder`, none if it was not evaluated. Raises FormatError."""
+    if HELD_OUT not in manifest.files:
+        return ()
+    try:
+        rows = pq.read_table(folder / HELD_OUT, schema=_HELD_OUT).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{HELD_OUT} cannot be read: {str(error).splitlines()[0]}") from None
+    return tuple(HeldOutItem(**row | {"image": row["image"] and row["image"]["bytes"]}) for row in rows)
+
+
 def read_table(folder: Path, manifest: Manifest, columns: list[str]) -> pa.Table:
     """Columns of all shards that the manifest names, in item order. Raises FormatError."""
     tables = []
@@ -201,6 +246,16 @@ def _table(index: Index, neighbors: NeighborLists) -> pa.Table:
 
 
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+_HELD_OUT_NUMBERS = {
+    "source_row": pa.int32(),
+    "label": pa.int64(),
+    "predicted": pa.int64(),
+    "predicted_share": pa.float32(),
+    "nearest": pa.int32(),
+    "similarity": pa.float32(),
+    "leak": pa.int32(),
+}
+_HELD_OUT = pa.schema({**_HELD_OUT_NUMBERS, "image": _IMAGE})
 
 
 def _neighbors_column(neighbors: NeighborLists) -> pa.StructArray:
