@@ -17,16 +17,21 @@ from index.store import HELD_OUT, Index, NeighborLists, read_held_out
 
 LISTED = 500  # rows of each kind at most
 RARE = 1  # percent of the items that are called outliers
+USUAL = 10.0  # how fast a margin counts less, the more usual it is between two classes
 
 
 @dataclass(frozen=True)
 class LabelSuspect:
-    """An item whose neighbors vote for another class; margin: that class's share less its own class's."""
+    """An item whose neighbors vote for another class; margin: that class's share less its own class's.
+
+    score: the margin, less where items of its class get many votes for that other class anyway.
+    """
 
     item: int
     label: int
     suggested: int
     margin: float
+    score: float
     reason: str
 
 
@@ -92,25 +97,28 @@ def inspect(index: Index, neighbors: NeighborLists, folder: Path) -> Hygiene:
 
 
 def label_suspects(index: Index, neighbors: NeighborLists, limit: int = LISTED) -> tuple[LabelSuspect, ...]:
-    """Items whose neighbors outvote their label, the widest margin first; none without classes.
+    """Items whose neighbors outvote their label, the most surprising first; none without classes.
 
-    The vote is weighted by exp(similarity / 0.07). Of equal margins that with the nearer neighbors is first.
+    The vote is weighted by exp(similarity / 0.07). A shirt among T-shirts is common and a bag among trousers
+    is not: ranked by the margin alone, wrong labels drown in classes that look alike.
     """
     if not index.manifest.source.labeled or neighbors.ids.shape[1] == 0:
         return ()
-    own, rival, rivals = _rival_shares(index.labels, neighbors)
+    weights = _vote_weights(neighbors)
+    own, rival, rivals = _rival_shares(index.labels, neighbors, weights)
     margins = rival - own
-    order = np.lexsort((neighbors.distances.mean(1), -margins.round(6)))
-    order = order[margins[order] > 0][:limit]
+    scores = margins / (1 + USUAL * _usual_shares(index.labels, neighbors, weights, rivals))
+    order = np.lexsort((neighbors.distances.mean(1), -scores.round(6)))
     return tuple(
         LabelSuspect(
-            item=int(item),
+            item=item,
             label=int(index.labels[item]),
             suggested=int(rivals[item]),
             margin=float(margins[item]),
-            reason=_suspect_reason(index, neighbors, int(item), int(rivals[item]), float(own[item])),
+            score=float(scores[item]),
+            reason=_suspect_reason(index, neighbors, item, int(rivals[item])),
         )
-        for item in order
+        for item in order[margins[order] > 0][:limit].tolist()
     )
 
 
@@ -127,7 +135,7 @@ def outliers(index: Index, neighbors: NeighborLists, limit: int = LISTED) -> tup
             item=int(item),
             label=int(index.labels[item]),
             similarity=float(means[item]),
-            reason=f"Its {k} nearest items are similar by {means[item]:.2f} on average; {usual:.2f} is usual.",
+            reason=f"Its {k} nearest are similar by {means[item]:.2f} on average; {usual:.2f} is usual.",
         )
         for item in order
     )
@@ -200,32 +208,51 @@ def write_tables(hygiene: Hygiene, index: Index, out: Path) -> list[Path]:
     return [out / name for name in tables]
 
 
-def _rival_shares(
-    labels: NDArray[np.int32], neighbors: NeighborLists
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
-    """Of every item's vote: its own class's share, the best other class's share, and that class; (n,) each."""
+def _vote_weights(neighbors: NeighborLists) -> NDArray[np.float64]:
+    """What each neighbor's vote weighs (n, k); rows sum to 1."""
     weights = np.exp((neighbors.distances[:, :1] - neighbors.distances) / VOTE_TEMPERATURE).astype(float)
-    weights /= weights.sum(1, keepdims=True)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _rival_shares(
+    labels: NDArray[np.int32], neighbors: NeighborLists, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+    """Of every vote: the own class's share, the best other class's share, and that class; (n,) each."""
     voters = labels[neighbors.ids]
-    own = (weights * (voters == labels[:, None])).sum(1)
-    others = np.where(voters == labels[:, None], 0, weights)
+    is_own = voters == labels[:, None]
+    others = np.where(is_own, 0, weights)
     rival, rivals = np.zeros(len(labels)), labels.copy()
-    for place in range(
-        voters.shape[1]
-    ):  # the share of the class at each place, k times k, not n times classes
+    for place in range(voters.shape[1]):  # over k, not over classes, of which there may be thousands
         share = (others * (voters == voters[:, place : place + 1])).sum(1)
         better = share > rival
         rival[better], rivals[better] = share[better], voters[better, place]
-    return own, rival, rivals
+    return (weights * is_own).sum(1), rival, rivals
 
 
-def _suspect_reason(index: Index, neighbors: NeighborLists, item: int, rival: int, own: float) -> str:
-    voters = index.labels[neighbors.ids[item]]
+def _usual_shares(
+    labels: NDArray[np.int32],
+    neighbors: NeighborLists,
+    weights: NDArray[np.float64],
+    rivals: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """What share (n,) of the vote items of a class give to the rival class on average."""
+    classes = int(labels.max()) + 1
+    pairs = labels[:, None].astype(np.int64) * classes + labels[neighbors.ids]
+    kinds, places = np.unique(pairs, return_inverse=True)
+    totals = np.bincount(places.ravel(), weights.ravel())
+    wanted = labels.astype(np.int64) * classes + rivals
+    found = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
+    sums = np.where(kinds[found] == wanted, totals[found], 0)
+    return sums / np.bincount(labels, minlength=classes)[labels]
+
+
+def _suspect_reason(index: Index, neighbors: NeighborLists, item: int, rival: int) -> str:
+    voters, label = index.labels[neighbors.ids[item]], index.labels[item]
     classes = index.manifest.classes
+    agreeing = int((voters == label).sum())
     return (
-        f"{int((voters == rival).sum())} of its {len(voters)} nearest items are {classes[rival]}, "
-        f"{int((voters == index.labels[item]).sum())} are {classes[index.labels[item]]} as it is labeled "
-        f"({100 * own:.0f} % of the vote)."
+        f"{int((voters == rival).sum())} of its {len(voters)} nearest are {classes[rival]}, "
+        f"{agreeing or 'none'} {'is' if agreeing == 1 else 'are'} {classes[label]}, as it is labeled."
     )
 
 
@@ -268,16 +295,13 @@ def _groups(pairs: list[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
 def _write_csv(file: Path, kind: type, rows: Sequence[object], index: Index) -> None:
     """A row a line; class numbers become names, and items get their source rows beside them."""
     names = [field.name for field in fields(kind)]
+    items = [name for name in ("item", "other") if name in names]
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        beside = [f"{name}_source_row" for name in ("item", "other") if name in names]
-        writer.writerow(names + beside)
+        writer.writerow(names + [f"{name}_source_row" for name in items])
         for row in rows:
             values = asdict(row)
-            for name in ("label", "suggested"):
-                if name in values:
-                    values[name] = index.manifest.classes[values[name]]
-            source_rows = [
-                int(index.source_rows[values[name]]) for name in ("item", "other") if name in names
-            ]
+            for name in {"label", "suggested"} & set(values):
+                values[name] = index.manifest.classes[values[name]]
+            source_rows = [int(index.source_rows[values[name]]) for name in items]
             writer.writerow([*values.values(), *source_rows])
