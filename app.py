@@ -33,8 +33,9 @@ from index.standby import Opened, Standby
 from index.store import Index
 from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
 from ui.link import read_link, view_tag
-from ui.map import Maps, MapView, map_value, preload_tag
+from ui.map import Maps, MapView, map_value, preload_tag, selected_items
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
+from ui.selection import SelectionView, selection_value
 from ui.sketch import SketchPad
 from ui.upload import ImageFile, paste_tag
 
@@ -128,6 +129,7 @@ class Search:
     k: gr.Slider
     shown: gr.State
     view: MapView
+    selection: SelectionView
     results: ResultsView
 
     @property
@@ -146,6 +148,7 @@ def build_page(desk: Desk) -> gr.Blocks:
             with gr.Tab("Search", id="search"):
                 search = lay_out_search(desk)
         connect_lookups(desk, search)
+        connect_selection(desk, search)
         connect_model(desk, search)
         connect_arrival(desk, page, top, search)
         serve_api(desk)
@@ -163,6 +166,7 @@ def lay_out_top(desk: Desk) -> Top:
 def lay_out_search(desk: Desk) -> Search:
     """The search tab's components in their places, showing a first answer."""
     opened = desk.opened
+    key = desk.key(opened)
     found = answer(opened.index, first_query(opened.index, FIRST_SEED), DEFAULT_K)
     with gr.Row(elem_classes="workbench"):
         with gr.Column(elem_classes="ask"):
@@ -178,11 +182,12 @@ def lay_out_search(desk: Desk) -> Search:
                     pad = SketchPad()
             k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
         with gr.Column(elem_classes="stage"):
-            view = MapView(desk.maps, map_value(desk.key(opened), found))
+            view = MapView(desk.maps, map_value(desk.maps, key, found))
+            selection = SelectionView(desk.maps)
         with gr.Column(elem_classes="answer"):
-            results = ResultsView(value=answer_html(opened.index, found))
-    shown = gr.State(Shown(desk.key(opened), found.query))
-    return Search(label, another, upload, examples, example, pad, k, shown, view, results)
+            results = ResultsView(desk.maps, answer_html(opened.index, key, found))
+    shown = gr.State(Shown(key, found.query))
+    return Search(label, another, upload, examples, example, pad, k, shown, view, selection, results)
 
 
 def offer_examples(upload: ImageFile) -> Dependency:
@@ -199,7 +204,7 @@ def class_choice(index: Index, found: Answer) -> dict[str, object]:
 def on_page(desk: Desk, opened: Opened, found: Answer) -> list:
     """An answer as the values of `Search.answer`."""
     key = desk.key(opened)
-    return [Shown(key, found.query), map_value(key, found), answer_html(opened.index, found)]
+    return [Shown(key, found.query), map_value(desk.maps, key, found), answer_html(opened.index, key, found)]
 
 
 def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
@@ -235,10 +240,21 @@ def connect_lookups(desk: Desk, search: Search) -> None:
 
     asked = [search.label, search.k]
     gr.on([search.label.input, search.another.click], pick_class, asked, search.answer, **AT_ONCE, **PRIVATE)
-    # two calls: gr.on does not take a gr.HTML's own events (6.31)
+    # a call each: gr.on does not take a gr.HTML's own events (6.31)
     search.view.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
     search.results.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
+    search.selection.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
     search.k.input(change_k, [search.shown, search.k], search.answer, **AT_ONCE, **PRIVATE)
+
+
+def connect_selection(desk: Desk, search: Search) -> None:
+    """What is selected on the map appears below it."""
+
+    def show_selection(event: gr.EventData) -> dict:
+        index = desk.maps.index(event.key)
+        return selection_value(index, event.key, index and selected_items(index, event))
+
+    search.view.selected(show_selection, None, search.selection, **AT_ONCE, **PRIVATE)
 
 
 def connect_model(desk: Desk, search: Search) -> None:

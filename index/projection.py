@@ -86,6 +86,31 @@ def place(coordinates: NDArray[np.float32], items: NDArray[np.int64]) -> tuple[f
     return float(x), float(y)
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """Lays one layout on another: (points - center) @ turn + target; `turn` (2, 2) may mirror and scales."""
+
+    center: NDArray[np.float64]
+    turn: NDArray[np.float64]
+    target: NDArray[np.float64]
+
+    def apply(self, points: NDArray) -> NDArray[np.float32]:
+        """Points (m, 2) of the one layout where they lie on the other."""
+        return ((np.asarray(points, np.float64) - self.center) @ self.turn + self.target).astype(np.float32)
+
+
+def alignment(moving: NDArray[np.float32], fixed: NDArray[np.float32]) -> Alignment:
+    """What lays `moving` (n, 2) on `fixed` (n, 2), item on item: Procrustes' rotation, and their spread.
+
+    The scale is that of the spreads: the least-squares one shrinks layouts that have little in common.
+    """
+    center, target = moving.mean(0, dtype=np.float64), fixed.mean(0, dtype=np.float64)
+    one, other = moving - center, fixed - target
+    left, _, right = np.linalg.svd(one.T @ other)
+    scale = np.sqrt((other**2).sum() / max((one**2).sum(), 1e-12))
+    return Alignment(center, left @ right * scale, target)
+
+
 def layout_rows(manifest: Manifest) -> tuple[LayoutRow, ...]:
     """The stored layouts, the default one first, then as they were built."""
     return tuple(_layout_row(name, projection) for name, projection in manifest.projections.items())

@@ -22,7 +22,16 @@ LAYERS = [
     {"index.build", "index.check", "index.space"},
     {"index.__main__"},
 ]
-UI_SEES = {"embedding.image", "index.query", "index.search", "index.standby", "index.store"}
+UI_SEES = {
+    "embedding.image",
+    "index.calibration",
+    "index.manifest",
+    "index.projection",
+    "index.query",
+    "index.search",
+    "index.standby",
+    "index.store",
+}
 APP_SEES = {
     "embedding.image",
     "index.live",

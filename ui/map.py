@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from inspect import signature
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from index.manifest import DEFAULT_PROJECTION
+from index.projection import Alignment, alignment, layout_rows, layout_title
 from index.query import Answer
 from index.store import Index
 from ui.palette import color_of, swatch, symbol_of
@@ -31,37 +34,109 @@ MAX_LOSSLESS_TILE = 32
 class Maps:
     """What browsers fetch to draw the maps of indexes: files of points in `folder`, thumbnails on demand.
 
-    A map is known by its key, a hash of its points; the page may change from one to another.
+    A map is known by its key, a hash of its points; the page may change from one to another. What any visitor
+    may ask for is checked here, and answered with None where it is not there.
     """
 
     def __init__(self, folder: Path) -> None:
         """`folder` is an existing directory, and everybody may read what is in it."""
         self._folder = folder.resolve()
-        self._known: dict[str, _Drawable] = {}
-        self._keys: dict[int, str] = {}
+        self._atlases: dict[str, _Atlas] = {}
+        self._keys: dict[int, str] = {}  # by identity: an atlas keeps its index, so no other gets its place
         gr.set_static_paths([self._folder, plotly_script()])
 
     def key(self, index: Index) -> str:
-        """The key of the index's map, whose points are written when they are first asked for."""
+        """The key of the index's map, whose points are written when it is first asked for."""
         key = self._keys.get(id(index))
         if key is None:
-            drawable = _drawable(index, self._folder)
-            key = str(drawable.description["key"])
-            self._known[key] = drawable
-            self._keys[id(index)] = key
+            atlas = _Atlas(index, self._folder)
+            key = self._keys[id(index)] = atlas.key
+            self._atlases.setdefault(key, atlas)
         return key
 
+    def index(self, key: object) -> Index | None:
+        atlas = self._atlas(key)
+        return atlas and atlas.index
+
     def describe(self, key: object) -> dict[str, object] | None:
-        """What a browser needs to draw a map; None for an unknown key: any visitor may ask."""
-        return self._known[key].description if isinstance(key, str) and key in self._known else None
+        """What a browser needs to draw a map."""
+        atlas = self._atlas(key)
+        return atlas and atlas.description()
+
+    def layout(self, key: object, name: object) -> dict[str, object] | None:
+        """Where the points of one of a map's layouts are, turned to lie like the default layout's."""
+        atlas = self._atlas(key)
+        return atlas.layout(name) if atlas and name in atlas.index.coordinates else None
 
     def thumbnails(self, key: object, item: object) -> dict[str, object] | None:
-        """The page of thumbnails with an item of a map; None where there is none: any visitor may ask."""
-        return self._known[key].thumbnails(item) if isinstance(key, str) and key in self._known else None
+        """The page of thumbnails with an item of a map."""
+        atlas = self._atlas(key)
+        return atlas and atlas.thumbnails(item)
+
+    def positions(self, key: str, answer: Answer) -> dict[str, list[float]]:
+        """Where a new image lies on every layout as it is drawn; none for an item, which is a point."""
+        if answer.query.item is not None:
+            return {}
+        aligned = self._atlases[key].alignment
+        return {
+            name: aligned(name).apply(np.array([place]))[0].tolist()
+            for name, place in answer.positions.items()
+        }
+
+    def _atlas(self, key: object) -> "_Atlas | None":
+        return self._atlases.get(key) if isinstance(key, str) else None
+
+
+class _Atlas:
+    """The maps of one index, each written when it is first wanted."""
+
+    def __init__(self, index: Index, folder: Path) -> None:
+        self.index = index
+        self._folder = folder
+        self._alignments: dict[str, Alignment] = {}
+        self._layouts: dict[str, dict[str, object]] = {}
+        points = quantize(index.map)
+        self.thumbnails = _thumbnails(index, points.steps)
+        file = _write_points(points, _label_bytes(index), folder)
+        self.key = file.stem
+        self._layouts[DEFAULT_PROJECTION] = _located(DEFAULT_PROJECTION, points, file)
+
+    def description(self) -> dict[str, object]:
+        manifest = self.index.manifest
+        return {
+            "key": self.key,
+            "layout": self._layouts[DEFAULT_PROJECTION],
+            "layouts": [
+                {
+                    "name": row.name,
+                    "title": layout_title(row),
+                    "method": row.method,
+                    "n_neighbors": row.n_neighbors,
+                    "min_dist": row.min_dist,
+                }
+                for row in layout_rows(manifest)
+            ],
+            "count": manifest.count,
+            "classes": list(manifest.classes) if manifest.source.labeled else [],
+            "looks": _looks(len(manifest.classes)),
+        }
+
+    def layout(self, name: str) -> dict[str, object]:
+        if name not in self._layouts:
+            points = quantize(self.alignment(name).apply(self.index.coordinates[name]))
+            self._layouts[name] = _located(name, points, _write_points(points, b"", self._folder))
+        return self._layouts[name]
+
+    def alignment(self, name: str) -> Alignment:
+        if name not in self._alignments:
+            self._alignments[name] = alignment(self.index.coordinates[name], self.index.map)
+        return self._alignments[name]
 
 
 class MapView(gr.HTML):
-    """An index's items as points; its value is `map_value(...)`, its event `pick` has the clicked `item`.
+    """An index's items as points; its value is `map_value(...)`.
+
+    Its event `pick` has the clicked `item`, its event `selected` what `selected_items` reads.
 
     `layout` is for gr.HTML, as elem_id.
     """
@@ -70,12 +145,13 @@ class MapView(gr.HTML):
         """`value` may be missing: Gradio makes the component again for an update that leaves it as it is."""
         super().__init__(
             value=value,
-            html_template=_HTML,
-            js_on_load=_script(),
+            # Gradio runs a template as code, so it may hold no data: class names travel in the props
+            html_template=_text("map.html"),
+            js_on_load=_text("map.js"),
             apply_default_css=False,
-            server_functions=_server_functions(maps),
+            server_functions=[for_browsers(ask) for ask in (maps.describe, maps.layout, maps.thumbnails)],
             plotly=_url(plotly_script()),
-            first=maps.describe(value["key"]) if value else None,  # saves the first map a question
+            first=value and maps.describe(value["key"]),  # saves the first map a question
             **layout,
         )
 
@@ -86,16 +162,41 @@ class MapView(gr.HTML):
         return {"type": "object"}
 
 
-def _server_functions(maps: Maps) -> list[Callable]:
-    """What the browser may call; functions, because Gradio marks them and methods cannot be marked (6.31)."""
+def for_browsers(function: Callable) -> Callable:
+    """A function as gr.HTML's server_functions want it (6.31): of one argument, a list where there are several.
 
-    def describe(key: object) -> dict[str, object] | None:
-        return maps.describe(key)
+    Gradio marks it, which methods do not allow. Not as many arguments as are due are answered with None.
+    """
+    due = len(signature(function).parameters)
 
-    def thumbnails(key: object, item: object) -> dict[str, object] | None:
-        return maps.thumbnails(key, item)
+    def call(arguments: object) -> object:
+        given = arguments if isinstance(arguments, list) and due > 1 else [arguments]
+        return function(*given) if len(given) == due else None
 
-    return [describe, thumbnails]
+    call.__name__ = function.__name__  # not functools.wraps: Gradio would look at the wrapped signature
+    return call
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Items that the server selects on the map; `id` tells one selection from the next."""
+
+    id: str
+    items: tuple[int, ...]
+
+
+def selected_items(index: Index, event: object) -> NDArray[np.int64] | None:
+    """The items that a `selected` event names, ascending; None for no selection, or what is not one.
+
+    A browser sends whole numbers, of `items` or `classes`: anything else is dropped.
+    """
+    names, count = getattr(event, "classes", None), index.manifest.count
+    if isinstance(names, list):
+        return np.flatnonzero(np.isin(index.labels, [name for name in names if type(name) is int]))
+    items = getattr(event, "items", None)
+    if not isinstance(items, list) or len(items) > count:
+        return None
+    return np.unique(np.array([i for i in items if type(i) is int and 0 <= i < count], np.int64))
 
 
 @dataclass(frozen=True)
@@ -107,13 +208,19 @@ class Points:
     step: float
 
 
-def map_value(key: str, answer: Answer) -> dict[str, object]:
-    """The map to show and what it marks: a star at the query, a ring around each neighbor."""
+def map_value(
+    maps: Maps, key: str, answer: Answer, selection: "Selection | None" = None
+) -> dict[str, object]:
+    """The map to show and what it marks: a star at the query, a ring around each neighbor.
+
+    A `selection` that the page has not seen yet is taken over; None leaves what is selected as it is.
+    """
     return {
         "key": key,
         "query": answer.query.item,
-        "position": [float(value) for value in answer.position],
+        "positions": maps.positions(key, answer),
         "neighbors": [neighbor.item for neighbor in answer.neighbors],
+        "selection": selection and {"id": selection.id, "items": list(selection.items)},
     }
 
 
@@ -137,8 +244,8 @@ def preload_tag() -> str:
 
 
 @lru_cache
-def _script() -> str:
-    return Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 @lru_cache
@@ -150,34 +257,17 @@ def plotly_script() -> Path:
     return Path(spec.origin).parent / "package_data" / "plotly.min.js"
 
 
-@dataclass(frozen=True)
-class _Drawable:
-    """A map's description for browsers, and the function that gives its thumbnails."""
-
-    description: dict[str, object]
-    thumbnails: Callable[[object], dict[str, object] | None]
+def _located(name: str, points: Points, file: Path) -> dict[str, object]:
+    return {"name": name, "points": _url(file), "origin": points.origin, "step": points.step}
 
 
-def _drawable(index: Index, folder: Path) -> _Drawable:
-    manifest = index.manifest
-    points = quantize(index.map)
-    file = _write_points(points, index.labels, len(manifest.classes), folder)
-    description = {
-        "key": file.stem,
-        "points": _url(file),
-        "count": manifest.count,
-        "origin": points.origin,
-        "step": points.step,
-        "classes": list(manifest.classes) if manifest.source.labeled else [],
-        "looks": _looks(len(manifest.classes)),
-    }
-    return _Drawable(description, _thumbnails(index, points.steps))
+def _label_bytes(index: Index) -> bytes:
+    return index.labels.astype("u1" if len(index.manifest.classes) <= 256 else "<u2").tobytes()
 
 
-def _write_points(points: Points, labels: NDArray[np.int32], classes: int, folder: Path) -> Path:
+def _write_points(points: Points, labels: bytes, folder: Path) -> Path:
     """All x, then all y, then all labels, little-endian; named by content, as browsers keep files."""
-    label_type = "u1" if classes <= 256 else "<u2"
-    data = points.steps.T.astype("<u2").tobytes() + labels.astype(label_type).tobytes()
+    data = points.steps.T.astype("<u2").tobytes() + labels
     file = folder / f"points-{hashlib.sha256(data).hexdigest()[:16]}.bin"
     file.write_bytes(data)
     return file
@@ -240,32 +330,3 @@ def _tile(file: bytes) -> Image.Image:
     image = image.convert("RGBA")
     image.thumbnail((MAX_TILE, MAX_TILE))
     return image
-
-
-# Gradio runs a template as code, so it may hold no data: class names travel in the props.
-_HTML = """
-<div class="map">
-  <div class="map-legend" role="group" aria-label="Classes on the map"></div>
-  <div class="map-frame">
-    <div class="map-plot" role="img" aria-label="Map of all images: similar images lie close together"></div>
-    <svg class="map-marks" aria-hidden="true"></svg>
-    <p class="map-note" role="status">Drawing the map …</p>
-    <div class="map-tip" hidden><canvas></canvas><strong></strong><span></span></div>
-  </div>
-  <div class="map-foot">
-    <p class="map-count" aria-live="polite"></p>
-    <p class="map-hint"></p>
-    <div class="map-tools" role="group" aria-label="Map view">
-      <button type="button" data-tool="in" aria-label="Zoom in" title="Zoom in">
-        <svg viewBox="0 0 16 16" aria-hidden="true"><path d="M8 3v10M3 8h10"/></svg>
-      </button>
-      <button type="button" data-tool="out" aria-label="Zoom out" title="Zoom out">
-        <svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3 8h10"/></svg>
-      </button>
-      <button type="button" data-tool="reset" aria-label="Reset view" title="Reset view">
-        <svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3 6V3h3M10 3h3v3M13 10v3h-3M6 13H3v-3"/></svg>
-      </button>
-    </div>
-  </div>
-</div>
-"""

@@ -1,6 +1,7 @@
 """An answer as HTML for people, and as JSON for programs."""
 
 import base64
+import json
 from dataclasses import asdict
 from html import escape
 from io import BytesIO
@@ -9,10 +10,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from index.calibration import Calibrated, calibrated, is_unlike
 from index.query import Answer
 from index.search import Neighbor
 from index.store import Index
+from ui.export import EXPORT_BUTTONS, EXPORT_SCRIPT, item_export
 from ui.link import link_to
+from ui.map import Maps
 from ui.palette import color_of, swatch
 
 VOTE_ROWS = 5
@@ -26,12 +30,13 @@ EMPTY = (
 class ResultsView(gr.HTML):
     """Query, vote and neighbors; its value is `answer_html(...)`, its event `pick` has the clicked `item`."""
 
-    def __init__(self, value: str = EMPTY, **layout: Any) -> None:
+    def __init__(self, maps: Maps, value: str = EMPTY, **layout: Any) -> None:
         super().__init__(
             value=value,
             html_template='<div class="results">${value}</div>',
-            js_on_load=_PICK,
+            js_on_load=_SCRIPT,
             apply_default_css=False,
+            server_functions=[item_export(maps)],
             **layout,
         )
 
@@ -42,9 +47,9 @@ class ResultsView(gr.HTML):
         return value or EMPTY
 
 
-def answer_html(index: Index, answer: Answer) -> str:
-    """The answer's query, vote and neighbors."""
-    return _query_html(index, answer) + _vote_html(index, answer) + _neighbors_html(index, answer)
+def answer_html(index: Index, key: str, answer: Answer) -> str:
+    """The answer's query, vote and neighbors; `key` is that of the index's map."""
+    return _query_html(index, answer) + _vote_html(index, answer) + _neighbors_html(index, key, answer)
 
 
 def answer_json(index: Index, answer: Answer) -> dict[str, object]:
@@ -61,6 +66,8 @@ def answer_json(index: Index, answer: Answer) -> dict[str, object]:
         },
         "neighbors": [_neighbor_json(index, rank, found) for rank, found in enumerate(answer.neighbors, 1)],
         "vote": [{"label": classes[label], "share": float(share)} for label, share in answer.vote],
+        "calibrated": _calibrated_json(index, answer),
+        "unlike": _is_unlike(index, answer),
         "milliseconds": {step: float(answer.milliseconds[step]) for step in ("prepare", "embed", "search")},
     }
 
@@ -108,6 +115,24 @@ def image_data_url(image: Image.Image) -> str:
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return data_url(buffer.getvalue())
+
+
+def _calibrated_json(index: Index, answer: Answer) -> dict[str, float | int | bool] | None:
+    """How often votes like this one were right, None where that is not known."""
+    found = _calibrated(index, answer)
+    return found and {"right": found.right, "count": found.count, "of": found.of}
+
+
+def _calibrated(index: Index, answer: Answer) -> Calibrated | None:
+    calibration = index.manifest.calibration
+    if calibration is None or not answer.vote or not _labeled(index):
+        return None
+    return calibrated(calibration, len(answer.neighbors), answer.vote[0][1])
+
+
+def _is_unlike(index: Index, answer: Answer) -> bool:
+    """Whether the query is less similar to its nearest item than 99 % of known items are to theirs."""
+    return bool(answer.neighbors) and is_unlike(index.manifest.familiarity, answer.neighbors[0].similarity)
 
 
 def _neighbor_json(index: Index, rank: int, neighbor: Neighbor) -> dict[str, object]:
@@ -162,11 +187,17 @@ def _link_html(answer: Answer) -> str:
 def _picture(image: Image.Image, caption: str) -> str:
     words = f"<figcaption>{caption}</figcaption>" if caption else ""
     alt = caption or "Query image"
-    crisp = _crisp(max(image.size))
-    return f'<figure><img class="picture{crisp}" src="{image_data_url(image)}" alt="{alt}">{words}</figure>'
+    look = f"picture{crisp(max(image.size))}"
+    return f'<figure><img class="{look}" src="{image_data_url(image)}" alt="{alt}">{words}</figure>'
 
 
-def _crisp(side: int) -> str:
+def item_picture(index: Index, item: int) -> str:
+    """An item's image, as stored, for a place that names it already."""
+    look = f"picture{crisp(index.manifest.preparation.size)}"
+    return f'<img class="{look}" src="{data_url(index.images[item])}" alt="">'
+
+
+def crisp(side: int) -> str:
     """The class that keeps the pixels of a small image square when it is enlarged."""
     return " pixels" if 0 < side <= MAX_CRISP_SIDE else ""
 
@@ -179,7 +210,26 @@ def _vote_html(index: Index, answer: Answer) -> str:
         rows = f'<ul class="vote">{"".join(bars)}</ul>'
         if (more := len(answer.vote) - VOTE_ROWS) > 0:
             rows += f'<p class="results-note">{more} more</p>'
+        rows += _reason_html(index, answer)
     return f'<section aria-label="Vote"><h4>Class vote</h4>{rows}</section>'
+
+
+def _reason_html(index: Index, answer: Answer) -> str:
+    """How much the vote is worth, in words: by its neighbors, by votes like it, by how near they are."""
+    if not answer.vote:
+        return ""
+    winner, total = answer.vote[0][0], len(answer.neighbors)
+    agreeing = sum(neighbor.label == winner for neighbor in answer.neighbors)
+    name = escape(index.manifest.classes[winner])
+    words = (
+        f"{agreeing} of {total} neighbor{'' if total == 1 else 's'} {'is' if agreeing == 1 else 'are'} {name}"
+    )
+    if found := _calibrated(index, answer):
+        words += f"; votes like this are right {_percent(found.right)} of the time"
+    note = f'<p class="results-note">{words}.</p>'
+    if _is_unlike(index, answer):
+        note += '<p class="results-warning">This is unlike anything in this index: take the vote lightly.</p>'
+    return note
 
 
 def _bar(name: str, label: int, share: float) -> str:
@@ -199,29 +249,35 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _neighbors_html(index: Index, answer: Answer) -> str:
+def _neighbors_html(index: Index, key: str, answer: Answer) -> str:
     tiles = "".join(_tile_html(index, neighbor) for neighbor in answer.neighbors)
     number = len(answer.neighbors)
     heading = f"{number} nearest neighbor{'' if number == 1 else 's'}"
-    return f'<section aria-label="Neighbors"><h4>{heading}</h4><div class="strip">{tiles}</div></section>'
+    rows = json.dumps([[neighbor.item, neighbor.similarity] for neighbor in answer.neighbors])
+    return (
+        f'<section aria-label="Neighbors" data-key="{key}" data-rows="{rows}">'
+        f'<div class="results-head"><h4>{heading}</h4>{EXPORT_BUTTONS}</div>'
+        f'<div class="strip">{tiles}</div></section>'
+    )
 
 
 def _tile_html(index: Index, neighbor: Neighbor) -> str:
     name = escape(index.manifest.classes[neighbor.label]) if _labeled(index) else ""
     mark = swatch(neighbor.label) if _labeled(index) else ""
     item, similarity = neighbor.item, f"{neighbor.similarity:.3f}"
-    crisp = _crisp(index.manifest.preparation.size)
     return (
         f'<button type="button" class="tile" data-item="{item}" title="Item {item}: search with it" '
         f'aria-label="{name or "Image"}, item {item}, similarity {similarity}: search with it">'
-        f'<img class="picture{crisp}" src="{data_url(index.images[item])}" alt="">'
+        f"{item_picture(index, item)}"
         f'<span class="tile-name">{name}</span>'
         f'<span class="tile-similarity">{mark}{similarity}</span></button>'
     )
 
 
 # One listener for all tiles: those are replaced with every answer.
-_PICK = """
+_SCRIPT = (
+    EXPORT_SCRIPT
+    + """
 const linkTo = (query) => {
   const url = new URL(location.href);
   for (const name of ["item", "label", "seed", "k"]) url.searchParams.delete(name);
@@ -250,5 +306,11 @@ element.addEventListener("click", (event) => {
   if (tile) trigger("pick", { item: Number(tile.dataset.item) });
   const button = event.target.closest("[data-link]");
   if (button) copy(button);
+  exported(event, (format) => {
+    const { key, rows } = event.target.closest("[data-rows]").dataset;
+    const column = (place) => JSON.parse(rows).map((row) => row[place]);
+    return server.export_items(key, column(0), column(1), format);
+  });
 });
 """
+)
