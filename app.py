@@ -4,19 +4,17 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import wraps
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gradio as gr
 from gradio.events import Dependency
 from PIL import Image
 
 from embedding.image import MAX_PIXELS, QueryError, open_image
-from index.hub import fetch_index
-from index.live import LiveModel
+from index.live import without_folders
 from index.manifest import FormatError
 from index.query import (
     DEFAULT_K,
@@ -31,8 +29,11 @@ from index.query import (
     query_item,
     whole_k,
 )
-from index.store import Index, load_index
-from ui.map import MapView, map_value, preload_tag
+from index.standby import Opened, Standby
+from index.store import Index
+from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
+from ui.link import read_link, view_tag
+from ui.map import Maps, MapView, map_value, preload_tag
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
 from ui.sketch import SketchPad
 from ui.upload import ImageFile, paste_tag
@@ -41,16 +42,12 @@ ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
 EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.png", "four.jpg")]
 FIRST_SEED = 50  # the item on screen when the page opens: in the sample, one with a divided vote
-MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}  # whatever runs the model, one at a time
-LOOKUP = {"concurrency_limit": None}
-AT_ONCE = {"queue": False}  # what takes milliseconds: the queue's two requests would take longer
 THEME = gr.themes.Base(  # no outside fonts
     primary_hue="blue",
     neutral_hue="slate",
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 # ---- Settings
@@ -72,180 +69,264 @@ def read_settings(arguments: list[str] | None = None) -> argparse.Namespace:
 # ---- Questions and answers
 
 
-class Desk:
-    """Where page and API put their questions: one index and the live model that belongs to it."""
-
-    def __init__(self, index: Index, live: LiveModel, is_sample: bool) -> None:
-        self.index = index
-        self.live = live
-        self.is_sample = is_sample
-
-    def ask_class(self, label: object, k: object, seed: object = None) -> Answer:
-        return self.ask(query_class(self.index, label, seed), k)
-
-    def ask_item(self, item: object, k: object) -> Answer:
-        return self.ask(query_item(self.index, item), k)
-
-    def ask_image(self, file: object, k: object) -> Answer:
-        return self.ask_file(file, k, "image", "There is no image: choose, drop or paste one.")
-
-    def ask_sketch(self, file: object, k: object) -> Answer:
-        return self.ask_file(file, k, "sketch", "The sketch is blank: draw something to search for.")
-
-    def ask_file(self, file: object, k: object, kind: Literal["image", "sketch"], missing: str) -> Answer:
-        """Waits for the model if it is still loading, but not to refuse what cannot be answered anyway."""
-        if not file:
-            raise QueryError(missing)
-        count, image = whole_k(k), open_image(file)
-        return answer(self.index, query_image(self.index, image, self.live.encoder(), kind), count)
-
-    def ask(self, query: Query, k: object) -> Answer:
-        return answer(self.index, query, whole_k(k))
-
-    def state(self) -> dict[str, str | None]:
-        """Whether uploads and sketches are answered: loading, ready, or unavailable with the reason."""
-        state = "loading" if self.live.loading else "unavailable" if self.live.reason else "ready"
-        return {"state": state, "reason": self.live.reason}
+def ask_class(opened: Opened, label: object, k: object, seed: object = None) -> Answer:
+    return answer(opened.index, query_class(opened.index, label, seed), whole_k(k))
 
 
-def in_words(handler: Callable) -> Callable:
-    """The handler, with what cannot be answered told to the visitor instead of logged as a fault."""
+def ask_item(opened: Opened, item: object, k: object) -> Answer:
+    return answer(opened.index, query_item(opened.index, item), whole_k(k))
 
-    @wraps(handler)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return handler(*args, **kwargs)
-        except QueryError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
-    return call
+def ask_image(opened: Opened, file: object, k: object) -> Answer:
+    return ask_file(opened, file, k, "image", "There is no image: choose, drop or paste one.")
+
+
+def ask_sketch(opened: Opened, file: object, k: object) -> Answer:
+    return ask_file(opened, file, k, "sketch", "The sketch is blank: draw something to search for.")
+
+
+def ask_file(
+    opened: Opened, file: object, k: object, kind: Literal["image", "sketch"], missing: str
+) -> Answer:
+    """Waits for the model if it is still loading, but not to refuse what cannot be answered anyway."""
+    if not file:
+        raise QueryError(missing)
+    count, image = whole_k(k), open_image(file)
+    return answer(opened.index, query_image(opened.index, image, opened.live.encoder(), kind), count)
 
 
 # ---- The page
 
 
-def build_page(desk: Desk, folder: Path) -> gr.Blocks:
-    """The whole app; `folder` receives the files that the browser fetches."""
-    classes = filled_classes(desk.index)
-    first = desk.ask(first_query(desk.index, FIRST_SEED), DEFAULT_K)
-    first_class = desk.index.class_of(first.query.item)
+@dataclass(frozen=True)
+class Shown:
+    """What a visitor has on screen: a query, and the key of the index that it was put to."""
+
+    key: str
+    query: Query
+
+
+@dataclass(frozen=True)
+class Top:
+    """What stands above the tabs."""
+
+    head: gr.HTML
+    notice: gr.HTML
+    banner: gr.HTML
+
+
+@dataclass(frozen=True)
+class Search:
+    """The tab that takes questions and shows answers."""
+
+    label: gr.Dropdown
+    another: gr.Button
+    upload: ImageFile
+    examples: gr.Column
+    example: Dependency
+    pad: SketchPad
+    k: gr.Slider
+    shown: gr.State
+    view: MapView
+    results: ResultsView
+
+    @property
+    def answer(self) -> list:
+        """What an answer replaces, in the order of `on_page`."""
+        return [self.shown, self.view, self.results]
+
+
+def build_page(desk: Desk) -> gr.Blocks:
+    """The whole app."""
     with gr.Blocks(
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
-        with gr.Row(elem_classes="page-top"):
-            gr.HTML(head_html(desk), elem_classes="page-head")
-            notice = gr.HTML(notice_html(desk), elem_classes="page-notice")
-        with gr.Row(elem_classes="workbench"):
-            with gr.Column():
-                with gr.Tabs():
-                    with gr.Tab("Class"):
-                        label = gr.Dropdown(classes, value=first_class, label="Class")
-                        another = gr.Button("Another example", variant="primary")
-                    with gr.Tab("Upload", elem_id="upload-tab"):
-                        upload = ImageFile(
-                            label="Drop, paste or choose an image", height=240, elem_id="upload"
-                        )
-                        example = offer_examples(desk, upload)
-                    with gr.Tab("Sketch"):
-                        pad = SketchPad()
-                k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
-            with gr.Column(elem_classes="stage"):
-                view = MapView(desk.index, folder, value=map_value(first))
-            with gr.Column(elem_classes="answer"):
-                results = ResultsView(value=answer_html(desk.index, first))
-        on_screen = [gr.State(first.query), view, results]
-        connect_lookups(desk, label, another, k, on_screen)
-        connect_model(desk, upload, example, pad, k, on_screen)
-        connect_notice(desk, page, notice)
+        top = lay_out_top(desk)
+        with gr.Tabs(elem_classes="page-tabs") as tabs:  # noqa: F841
+            with gr.Tab("Search", id="search"):
+                search = lay_out_search(desk)
+        connect_lookups(desk, search)
+        connect_model(desk, search)
+        connect_arrival(desk, page, top, search)
         serve_api(desk)
     return page
 
 
-def on_page(desk: Desk, found: Answer) -> list:
-    """An answer as the values of what is on screen: the current query, the map, the results."""
-    return [found.query, map_value(found), answer_html(desk.index, found)]
+def lay_out_top(desk: Desk) -> Top:
+    opened = desk.opened
+    with gr.Row(elem_classes="page-top"):
+        head = gr.HTML(head_html(opened), elem_classes="page-head")
+        notice = gr.HTML(notice_html(opened), elem_classes="page-notice")
+    return Top(head, notice, gr.HTML(banner_html(desk, opened), elem_classes="page-banner"))
 
 
-def connect_lookups(
-    desk: Desk, label: gr.Dropdown, another: gr.Button, k: gr.Slider, on_screen: list
-) -> None:
-    """What needs no model: a class, an item of the map or of the results, and another k."""
-    current, view, results = on_screen
-
-    @in_words
-    def pick_class(label: str, k: int) -> list:
-        return on_page(desk, desk.ask_class(label, k))
-
-    @in_words
-    def pick_item(k: int, event: gr.EventData) -> list:
-        return on_page(desk, desk.ask_item(event.item, k))
-
-    @in_words
-    def change_k(query: Query, k: int) -> list:
-        return on_page(desk, desk.ask(query, k))
-
-    gr.on([label.input, another.click], pick_class, [label, k], on_screen, **AT_ONCE, **PRIVATE)
-    # two calls: gr.on does not take a gr.HTML's own events (6.31)
-    view.pick(pick_item, k, on_screen, **AT_ONCE, **PRIVATE)
-    results.pick(pick_item, k, on_screen, **AT_ONCE, **PRIVATE)
-    k.change(change_k, [current, k], on_screen, **AT_ONCE, **PRIVATE)
-
-
-def connect_model(
-    desk: Desk, upload: ImageFile, example: Dependency | None, pad: SketchPad, k: gr.Slider, on_screen: list
-) -> None:
-    """What needs the model: uploads, example images and sketches."""
-
-    @in_words
-    def search_upload(file: object, k: int) -> list:
-        return on_page(desk, desk.ask_image(file, k))
-
-    @in_words
-    def search_sketch(file: object, k: int) -> list:
-        return on_page(desk, desk.ask_sketch(file, k))
-
-    upload.upload(search_upload, [upload, k], on_screen, **MODEL_QUEUE, **PRIVATE)
-    pad.drawn(search_sketch, [pad, k], on_screen, **MODEL_QUEUE, **PRIVATE)
-    if example:
-        example.success(search_upload, [upload, k], on_screen, **MODEL_QUEUE, **PRIVATE)
+def lay_out_search(desk: Desk) -> Search:
+    """The search tab's components in their places, showing a first answer."""
+    opened = desk.opened
+    found = answer(opened.index, first_query(opened.index, FIRST_SEED), DEFAULT_K)
+    with gr.Row(elem_classes="workbench"):
+        with gr.Column(elem_classes="ask"):
+            with gr.Tabs():
+                with gr.Tab("Class"):
+                    label = gr.Dropdown(**class_choice(opened.index, found), label="Class")
+                    another = gr.Button("Another example", variant="primary")
+                with gr.Tab("Upload", elem_id="upload-tab"):
+                    upload = ImageFile(label="Drop, paste or choose an image", height=240, elem_id="upload")
+                    with gr.Column(visible=opened.is_sample) as examples:
+                        example = offer_examples(upload)
+                with gr.Tab("Sketch"):
+                    pad = SketchPad()
+            k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
+        with gr.Column(elem_classes="stage"):
+            view = MapView(desk.maps, map_value(desk.key(opened), found))
+        with gr.Column(elem_classes="answer"):
+            results = ResultsView(value=answer_html(opened.index, found))
+    shown = gr.State(Shown(desk.key(opened), found.query))
+    return Search(label, another, upload, examples, example, pad, k, shown, view, results)
 
 
-def connect_notice(desk: Desk, page: gr.Blocks, notice: gr.HTML) -> None:
-    """The line about the model, looked at every second until the model is loaded or known to be missing."""
-
-    def look_at_model() -> tuple[str, gr.Timer]:
-        return notice_html(desk), gr.Timer(active=desk.live.loading)
-
-    timer = gr.Timer(1)
-    gr.on([page.load, timer.tick], look_at_model, None, [notice, timer], **LOOKUP, **PRIVATE)
-
-
-def offer_examples(desk: Desk, upload: ImageFile) -> Dependency | None:
-    """Three digits to try, where the index is of digits; the event of one being chosen."""
-    if not desk.is_sample:
-        return None
+def offer_examples(upload: ImageFile) -> Dependency:
+    """Three digits to try; the event of one being chosen."""
     files = [[str(file)] for file in EXAMPLES]
     return gr.Examples(files, upload, label="Try one", api_visibility="private").load_input_event
 
 
-def head_html(desk: Desk) -> str:
+def class_choice(index: Index, found: Answer) -> dict[str, object]:
+    """The class picker's choices, and which of them is the answered query's."""
+    return {"choices": list(filled_classes(index)), "value": index.class_of(found.query.item)}
+
+
+def on_page(desk: Desk, opened: Opened, found: Answer) -> list:
+    """An answer as the values of `Search.answer`."""
+    key = desk.key(opened)
+    return [Shown(key, found.query), map_value(key, found), answer_html(opened.index, found)]
+
+
+def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
+    """What another index replaces, with the answer to `query` or else to a first one."""
+    found = answer(opened.index, query or first_query(opened.index, FIRST_SEED), k)
+    return [
+        head_html(opened),
+        gr.Dropdown(**class_choice(opened.index, found)),
+        gr.Column(visible=opened.is_sample),
+        k,
+        *on_page(desk, opened, found),
+    ]
+
+
+def connect_lookups(desk: Desk, search: Search) -> None:
+    """What needs no model: a class, an item of the map or of the results, and another k."""
+
+    @in_words
+    def pick_class(label: str, k: int) -> list:
+        opened = desk.opened
+        return on_page(desk, opened, ask_class(opened, label, k))
+
+    @in_words
+    def pick_item(k: int, event: gr.EventData) -> list:
+        opened = desk.opened
+        return on_page(desk, opened, ask_item(opened, event.item, k))
+
+    @in_words
+    def change_k(shown: Shown, k: int) -> list:
+        opened = desk.opened
+        query = shown.query if shown.key == desk.key(opened) else first_query(opened.index, FIRST_SEED)
+        return on_page(desk, opened, answer(opened.index, query, whole_k(k)))
+
+    asked = [search.label, search.k]
+    gr.on([search.label.input, search.another.click], pick_class, asked, search.answer, **AT_ONCE, **PRIVATE)
+    # two calls: gr.on does not take a gr.HTML's own events (6.31)
+    search.view.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
+    search.results.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
+    search.k.input(change_k, [search.shown, search.k], search.answer, **AT_ONCE, **PRIVATE)
+
+
+def connect_model(desk: Desk, search: Search) -> None:
+    """What needs the model: uploads, example images and sketches."""
+
+    @in_words
+    def search_upload(file: object, k: int) -> list:
+        opened = desk.opened
+        return on_page(desk, opened, ask_image(opened, file, k))
+
+    @in_words
+    def search_sketch(file: object, k: int) -> list:
+        opened = desk.opened
+        return on_page(desk, opened, ask_sketch(opened, file, k))
+
+    uploaded = [search.upload, search.k]
+    search.upload.upload(search_upload, uploaded, search.answer, **MODEL_QUEUE, **PRIVATE)
+    search.example.success(search_upload, uploaded, search.answer, **MODEL_QUEUE, **PRIVATE)
+    search.pad.drawn(search_sketch, [search.pad, search.k], search.answer, **MODEL_QUEUE, **PRIVATE)
+
+
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search) -> None:
+    """What a page shows when it is opened, by its address, and when another index has come meanwhile.
+
+    The lines about index and model are looked at every few seconds while something is expected.
+    """
+    timer = gr.Timer(1)
+    built = search.shown.value.key
+    index_parts = [top.head, search.label, search.examples, search.k, *search.answer]  # as in `renewed`
+    unchanged = [gr.skip()] * len(index_parts)
+
+    def status(opened: Opened) -> list:
+        expected = opened.live.expected or desk.standby.problem is not None
+        pause = gr.Timer(1 if opened.live.loading else 3, active=expected)
+        return [banner_html(desk, opened), notice_html(opened), pause]
+
+    def arrive(request: gr.Request) -> list:
+        opened = desk.opened
+        linked = read_link(opened.index, request.query_params)
+        for sentence in linked.ignored:
+            gr.Info(f"A part of the link was ignored. {sentence}")
+        if linked.query is None and linked.k == DEFAULT_K and desk.key(opened) == built:
+            return [*unchanged, *status(opened)]
+        return [*renewed(desk, opened, linked.query, linked.k), *status(opened)]
+
+    def look(shown: Shown, k: int) -> list:
+        opened = desk.opened
+        if shown.key == desk.key(opened):
+            return [*unchanged, *status(opened)]
+        return [*renewed(desk, opened, None, whole_k(k)), *status(opened)]
+
+    told = [*index_parts, top.banner, top.notice, timer]
+    page.load(arrive, None, told, **LOOKUP, **PRIVATE)  # gr.Info needs the queue
+    timer.tick(look, [search.shown, search.k], told, **AT_ONCE, **PRIVATE)
+
+
+def head_html(opened: Opened) -> str:
     """The title, and the line that says what is being searched."""
-    manifest = desk.index.manifest
+    manifest = opened.index.manifest
     parts = [
         f"<strong>{escape(manifest.title)}</strong>",
         f"{manifest.count:,} items",
         f"model {escape(manifest.model.name)}",
     ]
-    if desk.is_sample:
+    if opened.is_sample:
         parts.append("the bundled sample; <code>make fashion</code> builds Fashion-MNIST")
     return f"<h1>Image similarity</h1><p>{' · '.join(parts)}</p>"
 
 
-def notice_html(desk: Desk) -> str:
+def banner_html(desk: Desk, opened: Opened) -> str:
+    """What a visitor should know of how the index came; nothing if it is the one that was asked for."""
+    asked = f"<code>{escape(desk.standby.location)}</code>"
+    if desk.standby.problem:
+        return (
+            f"<p role='status'><strong>{asked} is not here yet, this is the bundled sample.</strong> "
+            f"{escape(desk.standby.problem)} It is asked for again, and appears as soon as it comes.</p>"
+        )
+    if opened.reason:
+        cached = f"This is revision {(opened.revision or '')[:7]} of {asked}, from the cache."
+        return f"<p role='status'>{escape(opened.reason)} {cached}</p>"
+    return ""
+
+
+def notice_html(opened: Opened) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
-    if desk.live.loading:
-        return "<p>The model is loading: uploads and sketches wait for it.</p>"
-    return f"<p>{escape(desk.live.reason or '')}</p>"
+    if opened.live.loading:
+        return "<p>The model is loading; uploads wait for it.</p>"
+    return f"<p>{escape(opened.live.reason or '')}</p>"
 
 
 # ---- The API
@@ -256,15 +337,16 @@ def serve_api(desk: Desk) -> None:
 
     def classes() -> dict:
         """The names of the index's classes, in the order of their numbers."""
-        return {"classes": list(desk.index.manifest.classes)}
+        return {"classes": list(desk.opened.index.manifest.classes)}
 
     def about() -> dict:
         """Which index and model answer here, with counts, metrics and versions."""
-        return {**about_json(desk.index), "sample": desk.is_sample, "live": desk.state()}
+        opened = desk.opened
+        return {**about_json(opened.index), **standing(desk, opened)}
 
     def map() -> dict:
         """Every item's place on the map and its class, in the order of the item numbers."""
-        return map_json(desk.index)
+        return map_json(desk.opened.index)
 
     @in_words
     def query_class(label: str, k: int = DEFAULT_K, seed: int | None = None) -> dict:
@@ -275,7 +357,8 @@ def serve_api(desk: Desk) -> None:
             k: how many neighbors, 1 to 50
             seed: a whole number; the same seed gives the same item
         """
-        return answer_json(desk.index, desk.ask_class(label, k, seed))
+        opened = desk.opened
+        return answer_json(opened.index, ask_class(opened, label, k, seed))
 
     @in_words
     def query_item(item: int, k: int = DEFAULT_K) -> dict:
@@ -285,7 +368,8 @@ def serve_api(desk: Desk) -> None:
             item: its number, from 0
             k: how many neighbors, 1 to 50
         """
-        return answer_json(desk.index, desk.ask_item(item, k))
+        opened = desk.opened
+        return answer_json(opened.index, ask_item(opened, item, k))
 
     @in_words
     def query_image(image: object, k: int = DEFAULT_K) -> dict:
@@ -295,7 +379,8 @@ def serve_api(desk: Desk) -> None:
             image: a PNG, JPEG, WebP, GIF, BMP or AVIF file of up to 5 MB
             k: how many neighbors, 1 to 50
         """
-        return answer_json(desk.index, desk.ask_image(image, k))
+        opened = desk.opened
+        return answer_json(opened.index, ask_image(opened, image, k))
 
     @in_words
     def query_sketch(image: object, k: int = DEFAULT_K) -> dict:
@@ -305,7 +390,8 @@ def serve_api(desk: Desk) -> None:
             image: a PNG, JPEG, WebP, GIF, BMP or AVIF file of up to 5 MB
             k: how many neighbors, 1 to 50
         """
-        return answer_json(desk.index, desk.ask_sketch(image, k))
+        opened = desk.opened
+        return answer_json(opened.index, ask_sketch(opened, image, k))
 
     for endpoint in (classes, about, map, query_class, query_item):
         gr.api(endpoint, api_name=endpoint.__name__, **LOOKUP)
@@ -320,27 +406,44 @@ def serve_api(desk: Desk) -> None:
         call(endpoint, [file, number], found, api_name=endpoint.__name__, **MODEL_QUEUE)
 
 
+def standing(desk: Desk, opened: Opened) -> dict[str, object]:
+    """How the index that answers came to be here, and whether uploads and sketches are answered."""
+    live = opened.live
+    state = "loading" if live.loading else "unavailable" if live.reason else "ready"
+    return {
+        "sample": opened.is_sample,
+        "asked": {
+            "index": without_folders(desk.standby.location),
+            "revision": desk.standby.revision,
+            "problem": desk.standby.problem,
+        },
+        "revision": opened.revision,
+        "cached": opened.reason,
+        "live": {"state": state, "reason": live.reason},
+    }
+
+
 # ---- Launch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Opens the index and serves the page; the model loads once the page is up."""
     settings = read_settings(arguments)
+    standby = Standby(settings.index, settings.revision, SAMPLE, settings.model)
     try:
-        index = load_index(fetch_index(settings.index, settings.revision))
+        standby.open()
     except FormatError as error:
         print(f"The index {settings.index} cannot be opened: {error}", file=sys.stderr)
         return 1
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Gradio opens images as well
-    desk = Desk(index, LiveModel(index, settings.model), Path(settings.index).resolve() == SAMPLE)
     with tempfile.TemporaryDirectory() as folder:
-        page = build_page(desk, Path(folder))
+        page = build_page(Desk(standby, Maps(Path(folder))))
         try:
             serve(page, settings)
         except OSError as error:  # the port is taken, or may not be used
             print(f"The page cannot be served on {settings.host}: {error}", file=sys.stderr)
             return 1
-        desk.live.start()
+        standby.serve()
         page.block_thread()
     return 0
 
@@ -351,7 +454,7 @@ def serve(page: gr.Blocks, settings: argparse.Namespace) -> None:
         server_name=settings.host,
         server_port=settings.port,
         css_paths=[ROOT / "ui" / "style.css"],
-        head=preload_tag() + paste_tag(),
+        head=preload_tag() + paste_tag() + view_tag(),
         theme=THEME,
         max_file_size="16mb",  # above 5 MB open_image says so in a sentence of its own
         show_error=False,

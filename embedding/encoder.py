@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,20 @@ from embedding.fetch import MODEL_FILES, ModelError, fetch_snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 
+Pooling = Literal["cls", "mean", "both"]
+
 
 @dataclass(frozen=True)
 class ModelRef:
     """Which model made an index: `id` is a Hub id or a folder, `revision` a hash of the commit or folder.
 
     In a published index a folder outside the project is only its name: its path is nobody else's affair.
+    `pooling` says what becomes the embedding: the CLS token, the mean of the patches, or both.
     """
 
     id: str
     revision: str
+    pooling: Pooling = "cls"
 
     @property
     def name(self) -> str:

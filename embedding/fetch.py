@@ -24,7 +24,14 @@ UNREACHABLE = (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError)
 
 
 class ModelError(Exception):
-    """A model cannot be had or used; the message is one sentence."""
+    """A model cannot be had or used; the message is one sentence.
+
+    `temporary` says whether the same may succeed later.
+    """
+
+    def __init__(self, message: str, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 def fetch_snapshot(model: str, revision: str | None) -> Path:
@@ -40,7 +47,7 @@ def fetch_snapshot(model: str, revision: str | None) -> Path:
     except UNREACHABLE:
         if not cached:
             reason = "is not in the cache and the Hub is out of reach: check the network, or give a folder"
-            raise ModelError(f"The model {model} {reason}.") from None
+            raise ModelError(f"The model {model} {reason}.", temporary=True) from None
         folder = cached
     for name in _damaged(folder):
         _download_again(model, folder, name)
@@ -87,9 +94,11 @@ def _download(model: str, revision: str | None) -> Path:
         if revision != commit:  # writes down which commit the branch or tag is, for when the Hub is gone
             hf_hub_download(model, "config.json", revision=revision)
     except RevisionNotFoundError:
-        raise ModelError(f"The model {model} has no revision {revision} on the Hub.") from None
+        missing = f"The model {model} has no revision {revision} on the Hub."
+        raise ModelError(missing, temporary=True) from None
     except RepositoryNotFoundError:
-        raise ModelError(f"The Hub has no model {model}, or it is private (then: hf auth login).") from None
+        missing = f"The Hub has no model {model}, or it is private (then: hf auth login)."
+        raise ModelError(missing, temporary=True) from None
     return folder
 
 
@@ -126,5 +135,6 @@ def _download_again(model: str, folder: Path, name: str) -> None:
         hf_hub_download(model, name, revision=folder.name, force_download=True)
     except (*UNREACHABLE, ValueError):  # a ValueError is how a forced download says that the Hub is gone
         raise ModelError(
-            f"The downloaded {name} of {model} is damaged, and the Hub is out of reach: check the network."
+            f"The downloaded {name} of {model} is damaged, and the Hub is out of reach: check the network.",
+            temporary=True,
         ) from None

@@ -1,11 +1,14 @@
-"""The command line: python -m index build | check | publish."""
+"""The command line: python -m index build | project | check | publish."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from embedding.encoder import ModelError
+from index.figures import describe_metrics
 from index.manifest import FormatError, Manifest, for_others, manifest_to_json
+from index.projection import LayoutRow, describe_layouts, layout_title
 from index.publish import Publication, index_target, publish, sign_in
 from index.source import PRESETS, SourceError, SourceRequest
 from index.store import MANIFEST, load_manifest
@@ -31,8 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m index", description="Build, check and publish image indexes."
     )
-    commands = parser.add_subparsers(required=True, metavar="build | check | publish")
+    commands = parser.add_subparsers(required=True, metavar="build | project | check | publish")
     _add_build(commands.add_parser("build", help="embed, lay out and measure a set of images"))
+    _add_project(commands.add_parser("project", help="add a layout to an index"))
     check = commands.add_parser("check", help="verify that an index keeps its promises")
     check.set_defaults(run=_check)
     _add_checked(check)
@@ -70,8 +74,20 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--embedding-dtype", choices=("float32", "float16"), default="float32", help="as stored (float32)"
     )
+    build.add_argument(
+        "--projections", action="store_true", help="lay it out in eleven ways: a grid of UMAPs, PCA, t-SNE"
+    )
     build.add_argument("--push", metavar="REPO", help="publish it there on the Hub, such as you/your-index")
     _add_publishing(build)
+
+
+def _add_project(project: argparse.ArgumentParser) -> None:
+    project.set_defaults(run=_project)
+    project.add_argument("folder", type=Path)
+    project.add_argument("--method", choices=("umap", "pca", "tsne"), default="umap")
+    project.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
+    project.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
+    project.add_argument("--perplexity", type=_whole(1), default=30, help="t-SNE's perplexity")
 
 
 def _add_checked(command: argparse.ArgumentParser) -> None:
@@ -109,6 +125,7 @@ def _build(options: argparse.Namespace) -> int:
         n_neighbors=options.n_neighbors,
         min_dist=options.min_dist,
         embedding_dtype=options.embedding_dtype,
+        projections=options.projections,
     )
     if options.push:
         sign_in(options.push)  # better now than after an hour of embedding
@@ -116,6 +133,16 @@ def _build(options: argparse.Namespace) -> int:
     _print_metrics(manifest)
     print(f"{options.out} is ready: python app.py --index {options.out}")
     return _check_and_publish(options, options.out, options.push, options.model) if options.push else 0
+
+
+def _project(options: argparse.Namespace) -> int:
+    from index.layouts import LayoutRequest, add_layout  # slow import: scikit-learn
+
+    request = LayoutRequest(options.method, options.n_neighbors, options.min_dist, options.perplexity)
+    name = add_layout(options.folder, request)
+    print(f"{options.folder} has one more layout: {name}")
+    _print_layouts(load_manifest(options.folder))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -154,13 +181,36 @@ def _print_check(folder: Path, model: str | None) -> None:
 
 
 def _print_metrics(manifest: Manifest) -> None:
-    from index.quality import describe_metrics  # slow import: scikit-learn
-
     print(f"\n{manifest.title}: {manifest.count:,} items, {manifest.dimension} dimensions")
     for name, value, meaning in describe_metrics(manifest):
         print(f"  {name:26} {value:>8}  {meaning}")
+    _print_layouts(manifest)
     if not manifest.source.labeled:
         print("  The source has no classes: metrics that need labels are left out.")
+
+
+def _print_layouts(manifest: Manifest) -> None:
+    rows, sentences = describe_layouts(manifest)
+    if len(rows) < 2:
+        return
+    names = ("layout", "trustworthiness", "recall@15", "silhouette", "k-NN accuracy", "seconds")
+    print("\n" + _lines([names, *(_layout_cells(row) for row in rows)]))
+    for sentence in sentences:
+        print(f"  {sentence}")
+
+
+def _layout_cells(row: LayoutRow) -> tuple[str, ...]:
+    figures = (row.trustworthiness, row.recall_at_15, row.silhouette, row.knn_accuracy)
+    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+    return (layout_title(row), *("" if value is None else f"{value:.4f}" for value in figures), seconds)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    """A table as indented lines: its first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
 
 
 def _whole(least: int):

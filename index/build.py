@@ -8,17 +8,15 @@ from functools import partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from embedding.encoder import Dinov2Encoder, Encoder, ModelRef, choose_device, encode_batches, fetch_model
+from embedding.encoder import Dinov2Encoder, ModelRef, choose_device, fetch_model
 from embedding.image import (
     PHOTO_SIDE,
     Preparation,
@@ -28,15 +26,38 @@ from embedding.image import (
     open_image,
     shrink,
 )
+from index.calibration import CALIBRATED_KS, calibrate, familiarity
 from index.card import write_card
-from index.manifest import DEFAULT_PROJECTION, EmbeddingDtype, Manifest, Source, fingerprint
-from index.projection import project, umap_projection
-from index.quality import VOTERS, NearestItems, measure, nearest_items, sample_items
+from index.layouts import Layout, lay_out
+from index.manifest import (
+    DEFAULT_PROJECTION,
+    Calibration,
+    EmbeddingDtype,
+    Manifest,
+    Metrics,
+    Projection,
+    Quality,
+    Source,
+    fingerprint,
+)
+from index.projection import N_NEIGHBORS, projection_grid, umap_projection
+from index.quality import (
+    CURVE,
+    VOTERS,
+    NearestItems,
+    class_silhouettes,
+    judge,
+    leave_one_out,
+    measure,
+    nearest_items,
+    reference_of,
+    sample_items,
+)
 from index.search import CHUNK
 from index.source import Selection, SourceError, SourceItem, SourceRequest, read_source
 from index.store import LISTED_NEIGHBORS, Index, NeighborLists, as_stored, save_index
+from index.work import PART, embed_parts, keep_or_clear, swap, work_folder, write_whole
 
-PART = 512  # images between two points where an interrupted build can go on
 PROBED = 256  # images that tell how a data set was prepared
 SOURCE_MAX_BYTES = 200 * 2**20
 SOURCE_MAX_PIXELS = 150_000_000
@@ -58,6 +79,7 @@ class BuildRequest:
     n_neighbors: int = 15
     min_dist: float = 0.1
     embedding_dtype: EmbeddingDtype = "float32"
+    projections: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,22 +96,44 @@ class Images:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """The images with their embeddings (n, d) and every item's nearest others."""
+
+    images: Images
+    model: ModelRef
+    embeddings: NDArray[np.float32]
+    nearest: NearestItems
+
+    @property
+    def labels(self) -> NDArray[np.int32] | None:
+        """The class numbers (n,), None where the source has no classes."""
+        return self.images.labels if self.images.source.labeled else None
+
+    @property
+    def neighbors(self) -> NeighborLists:
+        return NeighborLists(self.nearest.ids, (1 - self.nearest.similarities).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What classes add to an index: figures for the manifest, and each item's vote for its columns."""
+
+    quality: Quality | None = None
+    calibration: Calibration | None = None
+    predicted: NDArray[np.int32] | None = None
+    predicted_share: NDArray[np.float32] | None = None
+
+
 def build_index(request: BuildRequest, out: Path, say: Callable[[str], None] = print) -> Manifest:
     """Builds the index and moves it to `out` in one rename; `say` gets what a person should know.
 
     Raises SourceError, ModelError, and OSError where `out` cannot be written.
     """
     out = out.resolve()
-    work = out.with_name(out.name + ".partial")
-    _refuse_foreign(out, work)
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / "lock", timeout=0):
-            manifest, skipped = _build(request, work, say)
-            _swap(work, out)
-    except Timeout:
-        raise SourceError(f"Another build is writing {out}: wait for it, or choose another --out.") from None
-    shutil.rmtree(work)
+    with work_folder(out) as work:
+        manifest, skipped = _build(request, work, say)
+        swap(work, out)
     _name_skipped(skipped, say)
     return manifest
 
@@ -98,46 +142,120 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
     """Builds `work`/index; returns its manifest and the names of the images that could not be read."""
     reference, folder = fetch_model(request.model, request.revision)
     request = replace(request, device=choose_device(request.device))
-    _keep_or_clear(work, request, reference, say)
+    wanted = {"request": asdict(request), "model": asdict(reference), "part": PART}
+    keep_or_clear(work, json.dumps(wanted, sort_keys=True), say)
     images = _read(request, work, say)
-    embeddings = as_stored(_embed(request, work, folder, images, say), request.embedding_dtype)
-    wanted = max(VOTERS, LISTED_NEIGHBORS, request.n_neighbors - 1)
-    nearest = nearest_items(embeddings, np.arange(len(embeddings)), wanted, _searching(len(embeddings)))
-    neighbors = NeighborLists(nearest.ids, (1 - nearest.similarities).astype(np.float32))
-    seed = request.source.seed
-    projection = umap_projection(len(embeddings), request.n_neighbors, request.min_dist, seed)
-    coordinates = project(embeddings, projection, neighbors, progress=True)
-    say("Measuring")
-    sampled = sample_items(len(embeddings), seed)
-    metrics = measure(
-        embeddings,
-        coordinates,
-        pixel_rows(images.data),
-        images.labels if images.source.labeled else None,
-        NearestItems(sampled, nearest.ids[sampled], nearest.similarities[sampled]),
+    vectors = embed_parts(
+        work / "embeddings",
+        images.data,
+        request.batch_size,
+        partial(Dinov2Encoder, folder, request.device),
+        say,
     )
+    embeddings = as_stored(vectors, request.embedding_dtype)
+    embedded = Embedded(images, reference, embeddings, _search(request, images, embeddings))
+    index = _described(request, embedded, _lay_out(request, work, embedded, say), say)
+    shutil.rmtree(work / "index", ignore_errors=True)
+    ids, distances = embedded.neighbors.ids, embedded.neighbors.distances
+    save_index(
+        index, NeighborLists(ids[:, :LISTED_NEIGHBORS], distances[:, :LISTED_NEIGHBORS]), work / "index"
+    )
+    write_card(index.manifest, work / "index")
+    return index.manifest, images.skipped
+
+
+def _search(request: BuildRequest, images: Images, embeddings: NDArray[np.float32]) -> NearestItems:
+    """As many neighbors of every item as anything that follows asks for."""
+    wanted = [VOTERS, LISTED_NEIGHBORS, request.n_neighbors - 1]
+    wanted += [max(N_NEIGHBORS) - 1] if request.projections else []
+    wanted += [max(CURVE)] if images.source.labeled else []
+    count = len(embeddings)
+    searching = partial(tqdm, desc="Searching", total=-(-count // CHUNK), unit=f" x {CHUNK} items")
+    return nearest_items(embeddings, np.arange(count), max(wanted), searching)
+
+
+def _lay_out(
+    request: BuildRequest, work: Path, embedded: Embedded, say: Callable[[str], None]
+) -> dict[str, Layout]:
+    """The layouts that were asked for, by name, the default one first."""
+    count, seed = len(embedded.embeddings), request.source.seed
+    default = umap_projection(count, request.n_neighbors, request.min_dist, seed)
+    others = projection_grid(count, default, seed) if request.projections else {}
+    sampled = sample_items(count, seed)
+    reference = reference_of(embedded.embeddings, sampled, embedded.nearest.ids, embedded.labels)
+    planned = {DEFAULT_PROJECTION: default} | others
+    return lay_out(
+        work / "layouts",
+        planned,
+        embedded.embeddings,
+        embedded.neighbors,
+        reference,
+        say,
+        request.projections,
+    )
+
+
+def _described(
+    request: BuildRequest, embedded: Embedded, layouts: dict[str, Layout], say: Callable[[str], None]
+) -> Index:
+    """The finished index: all figures measured, all parameters written down."""
+    say("Measuring")
+    images, embeddings, seed = embedded.images, embedded.embeddings, request.source.seed
+    metrics = _measure(embedded, layouts[DEFAULT_PROJECTION], seed)
+    judged = _judge(embedded, layouts[DEFAULT_PROJECTION], seed)
     manifest = Manifest(
         title=images.title,
         classes=images.classes,
-        model=reference,
+        model=embedded.model,
         preparation=images.preparation,
         source=images.source,
-        projections={DEFAULT_PROJECTION: projection},
+        projections=_projections(layouts),
         metrics=metrics,
         seed=seed,
         count=len(embeddings),
         dimension=embeddings.shape[1],
         versions={name: version(name) for name in VERSIONED},
-        fingerprint=fingerprint(reference, images.preparation),
+        quality=judged.quality,
+        calibration=judged.calibration,
+        familiarity=familiarity(embedded.nearest.similarities[:, :1].ravel(), held_out=False),
+        fingerprint=fingerprint(embedded.model, images.preparation),
         embedding_dtype=request.embedding_dtype,
     )
-    maps = {DEFAULT_PROJECTION: coordinates}
-    index = Index(manifest, images.data, images.labels, images.source_rows, embeddings, maps)
-    shutil.rmtree(work / "index", ignore_errors=True)
-    listed = NeighborLists(neighbors.ids[:, :LISTED_NEIGHBORS], neighbors.distances[:, :LISTED_NEIGHBORS])
-    save_index(index, listed, work / "index")
-    write_card(manifest, work / "index")
-    return manifest, images.skipped
+    maps = {name: layout.coordinates for name, layout in layouts.items()}
+    items = (images.data, images.labels, images.source_rows, embeddings, maps)
+    return Index(manifest, *items, judged.predicted, judged.predicted_share)
+
+
+def _projections(layouts: dict[str, Layout]) -> dict[str, Projection]:
+    """How the layouts were made; a single one without its seconds, so that a build repeats to the byte."""
+    if len(layouts) == 1:
+        return {name: replace(made.projection, metrics=None, seconds=None) for name, made in layouts.items()}
+    return {name: made.projection for name, made in layouts.items()}
+
+
+def _measure(embedded: Embedded, layout: Layout, seed: int) -> Metrics:
+    nearest, items = embedded.nearest, sample_items(len(embedded.embeddings), seed)
+    return measure(
+        embedded.embeddings,
+        pixel_rows(embedded.images.data),
+        embedded.labels,
+        NearestItems(items, nearest.ids[items], nearest.similarities[items]),
+        layout.projection.metrics,
+    )
+
+
+def _judge(embedded: Embedded, layout: Layout, seed: int) -> Judged:
+    """Every item judged by the others; nothing without classes, or without others."""
+    labels, embeddings = embedded.labels, embedded.embeddings
+    if labels is None or len(labels) < 2:
+        return Judged()
+    winners = leave_one_out(embedded.nearest, labels, {*CURVE, *CALIBRATED_KS})
+    votes = judge(winners, labels)
+    predicted, share = winners.at(votes.k)
+    items = sample_items(len(labels), seed)
+    silhouettes = class_silhouettes(embeddings[items], layout.coordinates[items], labels[items])
+    calibration = calibrate(winners, labels, held_out=False, seed=seed)
+    return Judged(Quality(votes, silhouettes), calibration, predicted, share.astype(np.float32))
 
 
 def pixel_rows(data: list[bytes]) -> NDArray[np.float32]:
@@ -153,40 +271,6 @@ def pixel_rows(data: list[bytes]) -> NDArray[np.float32]:
     return pixels
 
 
-def _refuse_foreign(out: Path, work: Path) -> None:
-    """Only an index and an interrupted build are ever replaced. Raises SourceError at anything else."""
-    ours = {out: ("manifest.json",), work: ("lock", "request.json")}
-    for folder, marks in ours.items():
-        if folder.is_dir() and (
-            not any(folder.iterdir()) or any((folder / mark).is_file() for mark in marks)
-        ):
-            continue
-        if folder.exists():
-            raise SourceError(f"{folder} exists and is not an index: move it, or choose another --out.")
-
-
-def _swap(work: Path, out: Path) -> None:
-    """Moves the finished index to `out`; an older one there goes to the work folder, which is removed."""
-    if out.exists():
-        shutil.rmtree(work / "old", ignore_errors=True)
-        out.rename(work / "old")
-    (work / "index").rename(out)
-
-
-def _keep_or_clear(work: Path, request: BuildRequest, model: ModelRef, say: Callable[[str], None]) -> None:
-    """Keeps the parts of an interrupted build of the same request, removes those of any other."""
-    wanted = json.dumps({"request": asdict(request), "model": asdict(model), "part": PART}, sort_keys=True)
-    record = work / "request.json"
-    if record.is_file() and record.read_text(encoding="utf-8") == wanted:
-        return
-    leftovers = [path for path in work.iterdir() if path.name != "lock"]
-    if leftovers:
-        say("An interrupted build with other arguments is here: starting anew.")
-    for path in leftovers:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _write_whole(record, lambda stream: stream.write(wanted.encode()))
-
-
 def _read(request: BuildRequest, work: Path, say: Callable[[str], None]) -> Images:
     """The prepared images: read from the source, or from the finished stage of an interrupted build."""
     file = work / "images.parquet"
@@ -200,7 +284,7 @@ def _read(request: BuildRequest, work: Path, say: Callable[[str], None]) -> Imag
         key: value for key, value in asdict(images).items() if key not in ("data", "labels", "source_rows")
     }
     table = table.replace_schema_metadata({"about": json.dumps(about)})
-    _write_whole(file, lambda stream: pq.write_table(table, stream, compression="none"))
+    write_whole(file, lambda stream: pq.write_table(table, stream, compression="none"))
     return images
 
 
@@ -269,53 +353,6 @@ def encode_image(image: Image.Image) -> bytes:
     else:
         image.save(stream, "JPEG", quality=95, subsampling=0)
     return stream.getvalue()
-
-
-def _embed(
-    request: BuildRequest, work: Path, folder: Path, images: Images, say: Callable[[str], None]
-) -> NDArray[np.float32]:
-    """The embeddings (n, d), part by part; parts of an interrupted build are taken as they are."""
-    parts = work / "embeddings"
-    parts.mkdir(exist_ok=True)
-    step = (
-        -(-PART // request.batch_size) * request.batch_size
-    )  # whole batches, so that going on gives the same bytes
-    starts = range(0, len(images.data), step)
-    files = [parts / f"{start:09d}.npy" for start in starts]
-    done = sum(
-        min(step, len(images.data) - start)
-        for start, file in zip(starts, files, strict=True)
-        if file.is_file()
-    )
-    if done:
-        say(f"Going on: {done} of {len(images.data)} images were embedded before.")
-    encoder = Dinov2Encoder(folder, request.device) if done < len(images.data) else None
-    with tqdm(desc="Embedding", total=len(images.data), initial=done, unit="image") as progress:
-        for start, file in zip(starts, files, strict=True):
-            if encoder and not file.is_file():
-                part = _embed_part(encoder, images.data[start : start + step], request.batch_size, progress)
-                _write_whole(file, partial(np.save, arr=part, allow_pickle=False))
-    return np.concatenate([np.load(file, allow_pickle=False) for file in files])
-
-
-def _embed_part(encoder: Encoder, data: list[bytes], batch_size: int, progress: tqdm) -> NDArray[np.float32]:
-    rows = []
-    for batch in encode_batches(encoder, (Image.open(BytesIO(file)) for file in data), batch_size):
-        rows.append(batch)
-        progress.update(len(batch))
-    return np.concatenate(rows)
-
-
-def _searching(count: int) -> partial:
-    return partial(tqdm, desc="Searching", total=-(-count // CHUNK), unit=f" x {CHUNK} items")
-
-
-def _write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file that is there completely or not at all."""
-    unfinished = file.with_name(file.name + ".unfinished")
-    with unfinished.open("wb") as stream:
-        write(stream)
-    unfinished.replace(file)
 
 
 def _name_skipped(skipped: tuple[str, ...], say: Callable[[str], None]) -> None:

@@ -11,8 +11,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from index.figures import describe_metrics
 from index.manifest import DEFAULT_PROJECTION, Manifest
-from index.quality import describe_metrics
 from index.store import LISTED_NEIGHBORS, load_manifest, read_table
 
 TEMPLATE = Path(__file__).with_name("card.md")

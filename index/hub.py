@@ -92,14 +92,18 @@ def fetch_snapshot(location: str, revision: str | None = None) -> Fetched:
     return fetched
 
 
+def is_hub_id(location: str) -> bool:
+    """Whether `location` has the form of a repository's name, owner/name."""
+    try:
+        validate_repo_id(location)
+    except HFValidationError:
+        return False
+    return location.count("/") == 1
+
+
 def check_id(repo_id: str) -> None:
     """Raises HubError unless `repo_id` has the form of a repository's name, owner/name."""
-    try:
-        validate_repo_id(repo_id)
-        valid = repo_id.count("/") == 1
-    except HFValidationError:
-        valid = False
-    if not valid:
+    if not is_hub_id(repo_id):
         raise HubError(f"{repo_id} is neither a folder nor a Hub id: those look like owner/name.")
 
 

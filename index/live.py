@@ -2,7 +2,8 @@
 
 import re
 import sys
-from threading import Event, Thread
+from collections.abc import Iterator
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -13,10 +14,20 @@ from index.store import Index
 
 AGREEMENT = 0.999  # cosine between a stored embedding and the same image embedded now
 REEMBEDDED = 4  # images that are embedded again to see whether model and index agree
+FIRST_PAUSE = (
+    5.0  # seconds before what is out of reach is asked for again; every further pause is twice as long
+)
+LAST_PAUSE = 60.0
+ONE_AT_A_TIME = (
+    Lock()
+)  # transformers imports its parts lazily, and two threads at it find half of them missing
 
 
 class LiveModel:
-    """The encoder that answers uploads and sketches: loading, ready, or unavailable for a reason."""
+    """The encoder that answers uploads and sketches: loading, ready, or unavailable for a reason.
+
+    A model that is out of reach is asked for again until it comes, one that does not fit the index is not.
+    """
 
     def __init__(self, index: Index, model: str | None = None) -> None:
         """The index's model, or `model` instead; nothing is loaded before `start`."""
@@ -25,14 +36,25 @@ class LiveModel:
         self._encoder: Encoder | None = None
         self._reason: str | None = None
         self._settled = Event()
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
         """Starts loading, which takes seconds, in the background."""
-        Thread(target=self._load, name="model", daemon=True).start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Gives up a model that has not come yet."""
+        self._stopped.set()
 
     @property
     def loading(self) -> bool:
         return not self._settled.is_set()
+
+    @property
+    def expected(self) -> bool:
+        """Whether the model is on its way: being loaded, or asked for again now and then."""
+        return self.loading or self._thread.is_alive()
 
     @property
     def reason(self) -> str | None:
@@ -42,21 +64,45 @@ class LiveModel:
     def encoder(self) -> Encoder:
         """The encoder, waited for. Raises QueryError where it cannot be had or does not fit the index."""
         self._settled.wait()
-        if self._encoder is None:
+        encoder = self._encoder
+        if encoder is None:
             raise QueryError(self._reason or "The model could not be loaded.")
-        return self._encoder
+        return encoder
 
-    def _load(self) -> None:
+    def _run(self) -> None:
         try:
-            self._encoder = load_agreeing(self._index, self._model)
-        except ModelError as error:
-            print(error, file=sys.stderr)
-            self._reason = f"Uploads and sketches cannot be answered now. {_without_folders(str(error))}"
-        except Exception as error:
+            for pause in pauses():
+                if self._loaded() or self._stopped.wait(pause):
+                    return
+        except Exception:
             self._reason = "Uploads and sketches cannot be answered now: the model could not be loaded."
-            raise error
+            raise
         finally:
             self._settled.set()
+
+    def _loaded(self) -> bool:
+        """Whether there is nothing left to try: the model is here, or will never fit."""
+        try:
+            with ONE_AT_A_TIME:
+                self._encoder = load_agreeing(self._index, self._model)
+            self._reason = None
+            done = True
+        except ModelError as error:
+            reason = f"Uploads and sketches cannot be answered now. {without_folders(str(error))}"
+            if reason != self._reason:
+                print(error, file=sys.stderr)
+            self._reason = reason
+            done = not error.temporary
+        self._settled.set()
+        return done
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait between attempts: 5, then always twice as long, up to a minute."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, LAST_PAUSE)
 
 
 def load_agreeing(index: Index, model: str | None = None) -> Encoder:
@@ -72,7 +118,7 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     return encoder
 
 
-def _without_folders(sentence: str) -> str:
+def without_folders(sentence: str) -> str:
     """The sentence with only the last part of every path: how the machine is laid out is its own affair."""
     return re.sub(r"(?<!\S)~?(?:/[^\s/]+)*/(?=[^\s/])", "", sentence)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -41,11 +42,29 @@ class Source:
 
 
 @dataclass(frozen=True)
+class ProjectionMetrics:
+    """What was measured on one map, None where it does not apply; of the items that Metrics are about.
+
+    The silhouette is euclidean, on the map; knn_accuracy is the plain majority of the 20 nearest on the map.
+    """
+
+    trustworthiness: float | None = None
+    recall_at_15: float | None = None
+    silhouette: float | None = None
+    knn_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class Projection:
-    """The method and parameters of one set of coordinates."""
+    """The method and parameters of one set of coordinates.
+
+    Its metrics and the seconds it took are there where an index was given several layouts to compare.
+    """
 
     method: str
     parameters: dict[str, float | int | str] = field(default_factory=dict)
+    metrics: ProjectionMetrics | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,118 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class ClassVotes:
+    """One class among judged items: `support` are in it; precision is None where none was voted into it."""
+
+    label: int
+    support: int
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Votes:
+    """How `items` were classified by the weighted vote of indexed items, none of them voting on itself.
+
+    curve: (k, accuracy); confusion: (true class, predicted class, count), only pairs that occur. All but the
+    curve are at `k`.
+    """
+
+    items: int
+    k: int
+    accuracy: float
+    curve: tuple[tuple[int, float], ...]
+    confusion: tuple[tuple[int, int, int], ...]
+    classes: tuple[ClassVotes, ...]
+
+
+@dataclass(frozen=True)
+class ClassSilhouette:
+    """The mean silhouette of a class's `items` sampled items: in the embedding (cosine), on the map."""
+
+    label: int
+    items: int
+    embedding: float
+    map: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well an index of several classes keeps them apart.
+
+    `votes` are leave-one-out, of all items; `silhouettes` are of the items that Metrics are about.
+    """
+
+    votes: Votes
+    silhouettes: tuple[ClassSilhouette, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Votes with a winning share of `least` or more, up to the next bin: how often they were said to be
+    right, from other items than these, and how many of `count` were."""
+
+    least: float
+    stated: float
+    right: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often votes are right, by the share of the winning class; index/calibration.py reads it.
+
+    bins[k - 1]: ((least share, right, count), ...), ascending, learnt from `items` items. They were held out
+    of the index or, where it has none, left out of their own vote. `reliability` is at `reliability_k`.
+    """
+
+    held_out: bool
+    items: int
+    bins: tuple[tuple[tuple[float, int, int], ...], ...]
+    reliability_k: int
+    reliability: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """All but one in a hundred of `items` items have a neighbor in the index at least this similar."""
+
+    similarity: float
+    items: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The k-NN accuracy of something plainer than the embedding, and of the embedding on the same items.
+
+    `queries` held-out items were judged by `items` indexed ones.
+    """
+
+    name: str
+    accuracy: float
+    embedding: float
+    queries: int
+    items: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How held-out items of `source` were judged against the index.
+
+    `interval` holds the accuracy in 95 of 100 resamples of the queries. `unknown` items were left out, for
+    their class is not in the index; `leaks` of the judged ones are duplicates of indexed items.
+    """
+
+    source: Source
+    votes: Votes
+    interval: tuple[float, float]
+    baselines: tuple[Baseline, ...]
+    unknown: int = 0
+    leaks: int = 0
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The description of an index; `files` maps each data file to its sha256, once it is saved.
 
@@ -85,6 +216,10 @@ class Manifest:
     count: int
     dimension: int
     versions: dict[str, str]
+    quality: Quality | None = None
+    evaluation: Evaluation | None = None
+    calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
     fingerprint: str = ""
     embedding_dtype: EmbeddingDtype = "float32"
     files: dict[str, str] = field(default_factory=dict)
@@ -93,18 +228,25 @@ class Manifest:
 
 def fingerprint(model: ModelRef, preparation: Preparation) -> str:
     """A hash of what turns an image into an embedding; indexes that share it share their queries."""
-    text = json.dumps([asdict(model), asdict(preparation)], sort_keys=True)
+    made_by = asdict(model)
+    if model.pooling == "cls":  # what every index was before there was a choice: their hashes stay
+        del made_by["pooling"]
+    text = json.dumps([made_by, asdict(preparation)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def for_others(manifest: Manifest) -> Manifest:
     """The manifest to publish: of a model in a folder of one's own it names no more than the last part."""
-    model = ModelRef(manifest.model.name, manifest.model.revision)
+    model = replace(manifest.model, id=manifest.model.name)
     return replace(manifest, model=model, fingerprint=fingerprint(model, manifest.preparation))
 
 
 def manifest_to_json(manifest: Manifest) -> str:
-    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)  # a row of numbers on one line
+
+
+_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 
 
 def manifest_from_json(text: str) -> Manifest:

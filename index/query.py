@@ -14,6 +14,7 @@ from PIL import Image
 
 from embedding.encoder import Encoder
 from embedding.image import PHOTO_SIDE, QueryError, conform, is_blank, prepare, shrink
+from index.manifest import DEFAULT_PROJECTION
 from index.projection import PLACED_BY, place
 from index.search import Neighbor, search, vote_shares
 from index.store import Index
@@ -42,13 +43,17 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query with its neighbors, best first, the shares of their vote, and its position on the map."""
+    """A query with its neighbors, best first, the shares of their vote, and its position on the map.
+
+    `positions` has its place on every stored layout, the default one included.
+    """
 
     query: Query
     neighbors: tuple[Neighbor, ...]
     vote: tuple[tuple[int, float], ...]
     position: tuple[float, float]
     milliseconds: Mapping[str, float]
+    positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def query_class(index: Index, label: object, seed: object = None) -> Query:
@@ -96,12 +101,14 @@ def answer(index: Index, query: Query, k: int = DEFAULT_K) -> Answer:
     start = perf_counter()
     found = search(index, query.embedding, max(k, PLACED_BY), exclude=query.item)
     neighbors = found[:k]
+    positions = {name: _position(points, query, found) for name, points in index.coordinates.items()}
     return Answer(
         query=query,
         neighbors=neighbors,
         vote=_vote(neighbors, len(index.manifest.classes)),
-        position=_position(index, query, found),
+        position=positions[DEFAULT_PROJECTION],
         milliseconds={**query.milliseconds, "search": 1e3 * (perf_counter() - start)},
+        positions=positions,
     )
 
 
@@ -170,10 +177,12 @@ def _vote(neighbors: tuple[Neighbor, ...], classes: int) -> tuple[tuple[int, flo
     )
 
 
-def _position(index: Index, query: Query, found: tuple[Neighbor, ...]) -> tuple[float, float]:
+def _position(
+    coordinates: NDArray[np.float32], query: Query, found: tuple[Neighbor, ...]
+) -> tuple[float, float]:
     if query.item is not None:
-        return float(index.map[query.item, 0]), float(index.map[query.item, 1])
-    return place(index.map, np.array([neighbor.item for neighbor in found]))
+        return float(coordinates[query.item, 0]), float(coordinates[query.item, 1])
+    return place(coordinates, np.array([neighbor.item for neighbor in found]))
 
 
 def _whole_number(value: object, name: str, cut: bool = False) -> int:

@@ -1,6 +1,6 @@
 """Exact cosine search and the vote of what it finds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,21 +54,20 @@ def neighbors_of_items(
 
     Best first; of more than eight ties for the last place any may be left out. Takes 3 kB of memory a row.
     """
-    k = min(k, len(embeddings) - 1)
     for start in range(0, len(items), CHUNK):
         chunk = items[start : start + CHUNK]
         scores = embeddings[chunk] @ embeddings.T  # (m, n)
         scores[np.arange(len(chunk)), chunk] = -np.inf
-        wider = min(k + 8, len(embeddings) - 1)  # room for what rounding put just outside
-        near = (
-            np.argpartition(scores, -wider, axis=1)[:, -wider:]
-            if wider
-            else np.empty((len(chunk), 0), np.int64)
-        )
-        near.sort(axis=1)
-        exact = np.einsum("mkd,md->mk", embeddings[near], embeddings[chunk], dtype=np.float64)
-        best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-        yield np.take_along_axis(near, best, 1).astype(np.int32), np.take_along_axis(exact, best, 1)
+        yield _nearest(embeddings, embeddings[chunk], scores, min(k, len(embeddings) - 1), 1)
+
+
+def neighbors_of_queries(
+    embeddings: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+    """As neighbors_of_items, of new unit rows `queries` (m, d)."""
+    for start in range(0, len(queries), CHUNK):
+        chunk = queries[start : start + CHUNK]
+        yield _nearest(embeddings, chunk, chunk @ embeddings.T, min(k, len(embeddings)), 0)
 
 
 def vote_shares(
@@ -79,3 +78,76 @@ def vote_shares(
     shares = np.zeros((len(labels), classes))
     np.add.at(shares, (np.arange(len(labels))[:, None], labels), weights)
     return shares / weights.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Winners:
+    """Who wins the votes of m queries with each of `ks` neighbors: class numbers and shares, both (ks, m)."""
+
+    ks: tuple[int, ...]
+    classes: NDArray[np.int32]
+    shares: NDArray[np.float64]
+
+    def at(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The winners with k neighbors and their shares, both (m,)."""
+        return self.classes[self.ks.index(k)], self.shares[self.ks.index(k)]
+
+
+def vote_winners(labels: NDArray[np.int32], similarities: NDArray[np.float64], ks: Sequence[int]) -> Winners:
+    """The winners of votes as vote_shares weighs them, for several k at once.
+
+    labels and similarities: (m, K) of the neighbors, best first; ks above K are left out. Ties go to the
+    lower class number.
+    """
+    ks = tuple(sorted({k for k in ks if 1 <= k <= labels.shape[1]}))
+    rows = np.arange(len(labels))
+    weights = np.exp((similarities - similarities[:, :1]) / VOTE_TEMPERATURE)
+    places, names = _ballots(labels)
+    votes = np.zeros(names.shape)
+    classes, shares = [], []
+    for place in range(ks[-1] if ks else 0):
+        votes[rows, places[:, place]] += weights[:, place]
+        if place + 1 in ks:
+            best = votes.argmax(1)
+            classes.append(names[rows, best])
+            shares.append(votes[rows, best] / votes.sum(1))
+    shape = (len(ks), len(labels))
+    return Winners(ks, np.array(classes, np.int32).reshape(shape), np.array(shares, float).reshape(shape))
+
+
+def _ballots(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Each row's own short list of classes, so that a thousand classes take no more room than k neighbors.
+
+    Returns each label's place (m, K) in the list, and the lists (m, at most K), ascending.
+    """
+    if labels.size == 0:
+        return np.zeros(labels.shape, np.int64), np.zeros((len(labels), 1), np.int32)
+    order = labels.argsort(axis=1, kind="stable")
+    ordered = np.take_along_axis(labels, order, 1)
+    ranks = np.zeros(labels.shape, np.int64)
+    ranks[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
+    places = np.empty_like(ranks)
+    np.put_along_axis(places, order, ranks, 1)
+    names = np.zeros((len(labels), int(ranks.max()) + 1), np.int32)
+    np.put_along_axis(names, ranks, ordered, 1)
+    return places, names
+
+
+def _nearest(
+    embeddings: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    k: int,
+    left_out: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The k best of `scores` (m, n), ranked again in float64; `left_out` of each row never count."""
+    wider = min(k + 8, len(embeddings) - left_out)  # room for what rounding put just outside
+    near = (
+        np.argpartition(scores, -wider, axis=1)[:, -wider:]
+        if wider
+        else np.empty((len(queries), 0), np.int64)
+    )
+    near.sort(axis=1)
+    exact = np.einsum("mkd,md->mk", embeddings[near], queries, dtype=np.float64)
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(near, best, 1).astype(np.int32), np.take_along_axis(exact, best, 1)

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +25,10 @@ MANIFEST = "manifest.json"
 SHARD_BYTES = 256 * 2**20
 ROW_GROUP_BYTES = 64 * 2**20  # the Hub's viewer wants less than 100 MB
 LISTED_NEIGHBORS = 15  # how many neighbors the neighbors column lists
+SHARD = "data/train-"  # how the names of the items' files begin; data/ may hold others
+HELD_OUT = (
+    "data/held_out-00000-of-00001.parquet"  # the card's `configs` leave it out of what loads by default
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class Index:
     """A set of embedded images, all in the order of their item numbers.
 
     images: n encoded image files; labels: (n,) int32 class numbers; source_rows: (n,) int32;
-    embeddings: (n, d) float32 unit rows; coordinates: {projection: (n, 2) float32}.
-    Raises FormatError where the shapes disagree.
+    embeddings: (n, d) float32 unit rows; coordinates: {projection: (n, 2) float32}. With several classes,
+    predicted: (n,) int32, what the others vote an item to be, and predicted_share: (n,) float32, the share
+    of the vote that it got. Raises FormatError where the shapes disagree.
     """
 
     manifest: Manifest
@@ -42,6 +47,8 @@ class Index:
     source_rows: NDArray[np.int32]
     embeddings: NDArray[np.float32]
     coordinates: dict[str, NDArray[np.float32]]
+    predicted: NDArray[np.int32] | None = None
+    predicted_share: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, d = self.manifest.count, self.manifest.dimension
@@ -51,6 +58,9 @@ class Index:
             "source_rows": (self.source_rows.shape, (n,)),
             "embeddings": (self.embeddings.shape, (n, d)),
         }
+        for name, column in (("predicted", self.predicted), ("predicted_share", self.predicted_share)):
+            if column is not None:
+                shapes[name] = (column.shape, (n,))
         for name in self.manifest.projections:
             found = self.coordinates[name].shape if name in self.coordinates else None
             shapes[f"coordinates of {name}"] = (found, (n, 2))
@@ -75,14 +85,35 @@ class NeighborLists:
     distances: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class HeldOutItem:
+    """An item that was not in the index, as it was judged by it.
+
+    `nearest` is its nearest item, at that similarity. `leak` is the item that it is a duplicate of; only then
+    is there an `image`, an encoded file.
+    """
+
+    source_row: int
+    label: int
+    predicted: int
+    predicted_share: float
+    nearest: int
+    similarity: float
+    leak: int | None = None
+    image: bytes | None = None
+
+
 def save_index(index: Index, neighbors: NeighborLists, folder: Path) -> None:
-    """Writes the Parquet shards and the manifest into `folder`, which must not hold an index yet."""
-    (folder / "data").mkdir(parents=True)
+    """Writes the Parquet shards and the manifest into `folder`, which must not hold an index yet.
+
+    Files beside the shards that the manifest names stay named: they are the caller's to bring along.
+    """
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     row_bytes = _row_bytes(index)
     shards = list(_cut(row_bytes, SHARD_BYTES))
-    files = {}
+    files = {name: due for name, due in index.manifest.files.items() if not name.startswith(SHARD)}
     for number, rows in enumerate(shards):
-        name = f"data/train-{number:05d}-of-{len(shards):05d}.parquet"
+        name = f"{SHARD}{number:05d}-of-{len(shards):05d}.parquet"
         groups = _cut(row_bytes[rows], ROW_GROUP_BYTES, rows.start)
         _write_shard(folder / name, (_table(index, neighbors, group) for group in groups))
         files[name] = file_sha256(folder / name)
@@ -107,21 +138,36 @@ def load_index(folder: Path) -> Index:
     names += [
         f"{name}_{axis}" for name in manifest.projections if name != DEFAULT_PROJECTION for axis in "xy"
     ]
-    table = read_table(folder, manifest, names)
+    judged = [name for name in ("predicted", "predicted_share") if manifest.quality is not None]
+    table = read_table(folder, manifest, names + judged)
     embeddings = _unit_rows(table["embedding"], manifest)
-    labels = _numbers(table, "label", pa.int32())
-    if labels.size and not (labels.min() >= 0 and labels.max() < len(manifest.classes)):
-        raise FormatError(
-            f"labels run from {labels.min()} to {labels.max()}, expected 0 to {len(manifest.classes) - 1}"
-        )
     return Index(
         manifest=manifest,
         images=pa.compute.struct_field(table["image"], "bytes").to_pylist(),
-        labels=labels,
+        labels=_class_numbers(table, "label", manifest),
         source_rows=_numbers(table, "source_row", pa.int32()),
         embeddings=embeddings,
         coordinates={name: _coordinates(table, name) for name in manifest.projections},
+        predicted=_class_numbers(table, "predicted", manifest) if judged else None,
+        predicted_share=_numbers(table, "predicted_share", pa.float32()) if judged else None,
     )
+
+
+def read_neighbors(folder: Path) -> NeighborLists:
+    """The listed neighbors of every item of the index in `folder`. Raises FormatError."""
+    manifest = load_manifest(folder)
+    column = read_table(folder, manifest, ["neighbors"])["neighbors"].combine_chunks()
+    k = min(LISTED_NEIGHBORS, manifest.count - 1)
+    fields = []
+    for name in ("ids", "distances"):
+        flat = column.field(name).flatten().to_numpy(zero_copy_only=False)
+        if flat.size != manifest.count * k:
+            raise FormatError(f"neighbors list {flat.size} {name}, expected {k} of each item")
+        fields.append(flat.reshape(-1, k))
+    ids, distances = fields
+    if ids.size and not (ids.min() >= 0 and ids.max() < manifest.count):
+        raise FormatError(f"neighbors run from {ids.min()} to {ids.max()}, expected items")
+    return NeighborLists(ids.astype(np.int32), distances.astype(np.float32))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -133,10 +179,33 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest_from_json(text)
 
 
+def write_held_out(folder: Path, items: Sequence[HeldOutItem], classes: tuple[str, ...]) -> None:
+    """Writes the held-out items beside the shards of the index in `folder`."""
+    columns = {field.name: [getattr(item, field.name) for item in items] for field in fields(HeldOutItem)}
+    columns["image"] = [data and {"bytes": data, "path": None} for data in columns["image"]]
+    table = pa.table(columns, _HELD_OUT)
+    names = {"names": list(classes), "_type": "ClassLabel"}
+    features = {name: {"dtype": str(kind), "_type": "Value"} for name, kind in _HELD_OUT_NUMBERS.items()}
+    features |= {"label": names, "predicted": names, "image": {"_type": "Image"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(about), folder / HELD_OUT, compression="zstd")
+
+
+def read_held_out(folder: Path, manifest: Manifest) -> tuple[HeldOutItem, ...]:
+    """The held-out items of the index in `folder`, none if it was not evaluated. Raises FormatError."""
+    if HELD_OUT not in manifest.files:
+        return ()
+    try:
+        rows = pq.read_table(folder / HELD_OUT, schema=_HELD_OUT).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{HELD_OUT} cannot be read: {str(error).splitlines()[0]}") from None
+    return tuple(HeldOutItem(**row | {"image": row["image"] and row["image"]["bytes"]}) for row in rows)
+
+
 def read_table(folder: Path, manifest: Manifest, columns: list[str]) -> pa.Table:
     """Columns of all shards that the manifest names, in item order. Raises FormatError."""
     tables = []
-    for name in sorted(manifest.files):
+    for name in sorted(name for name in manifest.files if name.startswith(SHARD)):
         if not (folder / name).is_file():
             raise FormatError(f"{name} is missing")
         try:
@@ -198,6 +267,9 @@ def _table(index: Index, neighbors: NeighborLists, rows: slice) -> pa.Table:
     for name, points in index.coordinates.items():
         if name != DEFAULT_PROJECTION:
             columns |= {f"{name}_x": pa.array(points[rows, 0]), f"{name}_y": pa.array(points[rows, 1])}
+    if index.predicted is not None and index.predicted_share is not None:
+        columns["predicted"] = pa.array(index.predicted[rows].astype(np.int64))
+        columns["predicted_share"] = pa.array(index.predicted_share[rows])
     columns["neighbors"] = _neighbors_column(neighbors.ids[rows], neighbors.distances[rows])
     table = pa.table(columns)
     return table.replace_schema_metadata(
@@ -206,6 +278,16 @@ def _table(index: Index, neighbors: NeighborLists, rows: slice) -> pa.Table:
 
 
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+_HELD_OUT_NUMBERS = {
+    "source_row": pa.int32(),
+    "label": pa.int64(),
+    "predicted": pa.int64(),
+    "predicted_share": pa.float32(),
+    "nearest": pa.int32(),
+    "similarity": pa.float32(),
+    "leak": pa.int32(),
+}
+_HELD_OUT = pa.schema({**_HELD_OUT_NUMBERS, "image": _IMAGE})
 
 
 def _neighbors_column(ids: NDArray[np.int32], distances: NDArray[np.float32]) -> pa.StructArray:
@@ -220,9 +302,12 @@ def _features(index: Index, table: pa.Table) -> dict:
     """The column types as the `datasets` library writes them: images and classes appear as such there."""
     value = lambda dtype: {"dtype": dtype, "_type": "Value"}  # noqa: E731
     features = {name: value("float32") for name in table.column_names}
+    classes = {"names": list(index.manifest.classes), "_type": "ClassLabel"}
+    if "predicted" in features:
+        features["predicted"] = classes
     return features | {
         "image": {"_type": "Image"},
-        "label": {"names": list(index.manifest.classes), "_type": "ClassLabel"},
+        "label": classes,
         "source_row": value("int32"),
         "embedding": {
             "feature": value(index.manifest.embedding_dtype),
@@ -245,6 +330,15 @@ def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> NDArray:
     if column.null_count:
         raise FormatError(f"column {name} has {column.null_count} gaps")
     return column.to_numpy()
+
+
+def _class_numbers(table: pa.Table, name: str, manifest: Manifest) -> NDArray[np.int32]:
+    numbers = _numbers(table, name, pa.int32())
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(manifest.classes)):
+        raise FormatError(
+            f"{name}s run from {numbers.min()} to {numbers.max()}, expected 0 to {len(manifest.classes) - 1}"
+        )
+    return numbers
 
 
 def _unit_rows(column: pa.ChunkedArray, manifest: Manifest) -> NDArray[np.float32]:

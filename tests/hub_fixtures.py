@@ -1,6 +1,7 @@
 """A Hub for tests, and programs that use it with an environment of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.hub_server import HubServer
 
-PORTS = range(7950, 7990)
 FREE_PORT = 7999  # nothing listens there
 
 
@@ -59,15 +59,13 @@ class Client:
 
 
 def start_server(folder: Path) -> HubServer:
-    """A running Hub on the first free port of the tests' range."""
-    for port in PORTS:
-        server = HubServer(folder, port)
-        try:
-            server.start()
-        except OSError:
-            continue
-        return server
-    raise OSError("no free port for the Hub")
+    """A running Hub on a port that was free; it keeps the port while it is stopped and started again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = HubServer(folder, port)
+    server.start()
+    return server
 
 
 @pytest.fixture

@@ -257,8 +257,8 @@ def app(*arguments: object, **options) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("index", ["no/such-index", "nowhere at all", str(ROOT / "tests")])
-def test_missing_index_is_one_line_and_a_failure(index: str) -> None:
+@pytest.mark.parametrize("index", ["no/such/index", "nowhere at all", str(ROOT / "tests")])
+def test_missing_folder_is_one_line_and_a_failure(index: str) -> None:
     done = app("--index", index)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

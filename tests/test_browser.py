@@ -1,53 +1,35 @@
 """The page in a real browser: every gesture, both themes, a phone."""
 
-import shutil
+# ruff: noqa: F811  (fixtures come in by import)
+
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from index.query import answer, query_item
 from index.store import Index
+from tests.browser_fixtures import (  # noqa: F401
+    CHROMIUM,
+    PATIENCE,
+    browser,
+    needs_chromium,
+    opened,
+    playwright,
+)
 from tests.conftest import ROOT
 from tests.pictures import file_of, seven
 from tests.server import running_app
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = [
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-angle=swiftshader",  # WebGL without a graphics card
-    "--enable-unsafe-swiftshader",
-]
-PATIENCE = 30_000  # milliseconds; on a busy machine software WebGL is slow
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_app(log=tmp_path_factory.mktemp("app") / "log") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
@@ -62,21 +44,6 @@ def phone(browser: Browser, address: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     yield opened(context.new_page(), address)
     context.close()
-
-
-def opened(page: Page, address: str) -> Page:
-    """The page once its map is drawn; `page.faults` collects what goes wrong, `page.hosts` who is asked."""
-    page.set_default_timeout(PATIENCE)
-    page.faults, page.hosts = [], set()
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and page.faults.append(message.text))
-    page.on(
-        "request",
-        lambda request: page.hosts.add(request.url.split("/")[2] if "://" in request.url else "data"),
-    )
-    page.goto(address)
-    page.wait_for_function("performance.getEntriesByName('map-drawn').length")
-    return page
 
 
 def point_at(page: Page, item: int, sample: Index) -> tuple[float, float]:

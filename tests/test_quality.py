@@ -6,15 +6,14 @@ from sklearn.manifold import trustworthiness
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
+from index.figures import describe_metrics, silhouette_band
 from index.quality import (
-    describe_metrics,
     knn_accuracy,
     map_recall,
     nearest_items,
     precision,
     sample_items,
     silhouette,
-    silhouette_band,
 )
 from index.store import Index
 

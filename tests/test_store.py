@@ -231,7 +231,20 @@ def test_unreadable_manifest_is_named(change: dict, words: str) -> None:
     text = (SAMPLE / "manifest.json").read_text()
     with pytest.raises(FormatError, match=words):
         manifest_from_json(json.dumps(json.loads(text) | change))
-    assert manifest_to_json(manifest_from_json(text)) == text
+
+
+def test_manifest_of_the_first_program_still_loads() -> None:
+    old = json.loads((SAMPLE / "manifest.json").read_text())
+    for name in ("quality", "evaluation", "calibration", "familiarity"):
+        old.pop(name, None)
+    old["model"].pop("pooling", None)
+    for projection in old["projections"].values():
+        projection.pop("metrics", None)
+        projection.pop("seconds", None)
+    manifest = manifest_from_json(json.dumps(old))
+    assert manifest.model.pooling == "cls"
+    assert manifest.quality is None
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", "not json"])

@@ -29,25 +29,24 @@
       document.head.append(script);
     });
 
-  const fetchPoints = async () => {
-    const response = await fetch(address(props.points));
+  const fetchPoints = async (described) => {
+    const response = await fetch(address(described.points));
     if (!response.ok) throw new Error(`the points could not be loaded (${response.status})`);
-    return decode(await response.arrayBuffer());
+    return decode(await response.arrayBuffer(), described);
   };
 
-  const decode = (buffer) => {
-    const n = props.count;
-    const real = (steps, origin) => Float32Array.from(steps, (value) => origin + props.step * value);
-    const Labels = buffer.byteLength === 5 * n ? Uint8Array : Uint16Array;
+  const decode = (buffer, { count, origin, step }) => {
+    const real = (steps, start) => Float32Array.from(steps, (value) => start + step * value);
+    const Labels = buffer.byteLength === 5 * count ? Uint8Array : Uint16Array;
     return {
-      x: real(new Uint16Array(buffer, 0, n), props.origin[0]),
-      y: real(new Uint16Array(buffer, 2 * n, n), props.origin[1]),
-      label: new Labels(buffer, 4 * n, n),
+      x: real(new Uint16Array(buffer, 0, count), origin[0]),
+      y: real(new Uint16Array(buffer, 2 * count, count), origin[1]),
+      label: new Labels(buffer, 4 * count, count),
     };
   };
 
-  const itemsByClass = (label) => {
-    const sizes = new Uint32Array(props.looks.length);
+  const itemsByClass = (label, classes) => {
+    const sizes = new Uint32Array(classes);
     label.forEach((c) => sizes[c]++);
     const groups = Array.from(sizes, (size) => new Uint32Array(size));
     sizes.fill(0);
@@ -55,15 +54,41 @@
     return groups;
   };
 
-  let Plotly, points;
+  const describe = async (key) => (props.first?.key === key ? props.first : server.describe(key));
+
+  // The map on screen: its description, its points, and the items of each class. The value may change to another.
+  let map, points, groups, classes, home;
+
+  const open = (described, fetched) => {
+    [map, points] = [described, fetched];
+    groups = itemsByClass(points.label, map.looks.length);
+    classes = groups.map((_, c) => c);
+    home = { x: range(points.x), y: range(points.y) };
+  };
+
+  const range = (values) => {
+    let low = Infinity, high = -Infinity;
+    for (const value of values) (low = Math.min(low, value)), (high = Math.max(high, value));
+    const margin = 0.04 * (high - low) || 1;
+    return [low - margin, high + margin];
+  };
+
+  const load = async () => {
+    const described = await describe(props.value.key);
+    return [described, await fetchPoints(described)];
+  };
+
+  let Plotly;
   try {
-    const loading = Promise.all([loadPlotly(), fetchPoints()]);
+    const loading = Promise.all([loadPlotly(), load()]);
     loading.catch(() => {}); // handled below, unless there is no WebGL and nobody waits for it
     if (!hasWebGL()) {
       tell("The map needs WebGL, which this browser does not offer. All searches work without the map.");
       return;
     }
-    [Plotly, points] = await loading;
+    const [plotly, loaded] = await loading;
+    Plotly = plotly;
+    open(...loaded);
   } catch (error) {
     console.warn(error);
     tell("The map could not be loaded. Reload the page to try again; all searches work without it.");
@@ -72,35 +97,23 @@
 
   // Drawing -----------------------------------------------------------------------------------------------------
   const REACH = 12; // pixels from a point that still mean it
-  const groups = itemsByClass(points.label);
-  const classes = groups.map((_, c) => c);
   const pick = (items, values) => Float32Array.from(items, (item) => values[item]);
 
   const pointSize = () => {
-    const share = (plot.clientWidth * plot.clientHeight) / props.count;
+    const share = (plot.clientWidth * plot.clientHeight) / map.count;
     return Math.min(8, Math.max(3, 0.6 * Math.sqrt(share)));
   };
 
   const classTrace = (items, c) => ({
     type: "scattergl",
     mode: "markers",
-    name: props.classes[c] ?? "",
+    name: map.classes[c] ?? "",
     x: pick(items, points.x),
     y: pick(items, points.y),
     customdata: items,
     hoverinfo: "none", // events, but no label of Plotly's
-    marker: { size: pointSize(), color: props.looks[c].color, symbol: props.looks[c].symbol, opacity: 0.8 },
+    marker: { size: pointSize(), color: map.looks[c].color, symbol: map.looks[c].symbol, opacity: 0.8 },
   });
-
-  const home = (() => {
-    const range = (values) => {
-      let low = Infinity, high = -Infinity;
-      for (const value of values) (low = Math.min(low, value)), (high = Math.max(high, value));
-      const margin = 0.04 * (high - low) || 1;
-      return [low - margin, high + margin];
-    };
-    return { x: range(points.x), y: range(points.y) };
-  })();
 
   const layout = () => {
     const axis = { showgrid: false, zeroline: false, showticklabels: false, ticks: "" };
@@ -125,7 +138,7 @@
     showTips: false,
   };
 
-  const draw = () => Plotly.newPlot(plot, groups.map(classTrace), layout(), config);
+  const draw = () => Plotly.react(plot, groups.map(classTrace), layout(), config); // newPlot would drop the listeners
 
   // Marks -------------------------------------------------------------------------------------------------------
   const place = (item) => [points.x[item], points.y[item]];
@@ -170,6 +183,28 @@
 
   const markValue = () => mark(valueMarks());
 
+  // The value marks its own map, which may be another than the one on screen.
+  const follow = async () => {
+    if (props.value.key === map.key) return markValue();
+    mark({ neighbors: [], query: null });
+    const { key } = props.value;
+    try {
+      const loaded = await load();
+      if (props.value.key !== key) return; // another change came meanwhile, and is followed already
+      open(...loaded);
+      forgetTiles();
+      fillLegend();
+      await draw();
+      measure();
+      noteZoom();
+      markValue();
+      tell("");
+    } catch (error) {
+      console.warn(error);
+      tell("The new map could not be loaded. Reload the page to try again; all searches work without it.");
+    }
+  };
+
   const choose = (item) => {
     // At once, before the server answers. Its answer may equal the present value, which no watch would report.
     if (item === props.value?.query) markValue();
@@ -182,7 +217,7 @@
     const box = plot.getBoundingClientRect(), at = screen();
     const [left, top] = [event.clientX - box.left, event.clientY - box.top];
     let best = null, least = REACH ** 2;
-    for (let item = 0; item < props.count; item++) {
+    for (let item = 0; item < map.count; item++) {
       if (!shown.has(points.label[item])) continue;
       const [x, y] = at(place(item));
       const distance = (x - left) ** 2 + (y - top) ** 2;
@@ -197,13 +232,13 @@
   };
 
   // Legend ------------------------------------------------------------------------------------------------------
-  const shown = new Set(classes);
+  const shown = new Set();
   const chips = [];
-  let filterTimer;
+  let allChip, filterTimer;
 
   const count = () => {
     const n = classes.reduce((sum, c) => sum + (shown.has(c) ? groups[c].length : 0), 0);
-    find(".map-count").textContent = `${n.toLocaleString("en")} of ${props.count.toLocaleString("en")} points`;
+    find(".map-count").textContent = `${n.toLocaleString("en")} of ${map.count.toLocaleString("en")} points`;
   };
 
   const filter = () => {
@@ -244,14 +279,26 @@
     return chip;
   };
 
-  const allChip = makeChip("All", "");
-  allChip.addEventListener("click", showAll);
   const addChip = (name, c) => {
-    const chip = makeChip(name, props.looks[c].swatch);
+    const chip = makeChip(name, map.looks[c].swatch);
     chip.title = `${groups[c].length.toLocaleString("en")} points. Double-click or Shift-click: only this class`;
     chip.addEventListener("click", (event) => (event.shiftKey ? showOnly(c) : toggle(c)));
     chip.addEventListener("dblclick", (event) => event.shiftKey || showOnly(c));
     chips.push(chip);
+  };
+
+  const fillLegend = () => {
+    const legend = find(".map-legend");
+    legend.replaceChildren();
+    legend.hidden = map.classes.length < 2;
+    chips.length = 0;
+    shown.clear();
+    classes.forEach((c) => shown.add(c));
+    allChip = makeChip("All", "");
+    allChip.addEventListener("click", showAll);
+    map.classes.forEach(addChip);
+    for (const chip of [allChip, ...chips]) chip.setAttribute("aria-pressed", true);
+    count();
   };
 
   // View --------------------------------------------------------------------------------------------------------
@@ -358,12 +405,19 @@
     if (pages.push(page) > PAGES) for (const item of pages.shift().items) tiles.delete(item);
   };
 
+  const forgetTiles = () => {
+    hideTip();
+    tiles.clear();
+    pages.length = 0;
+  };
+
   const askForTile = async (item) => {
     if (asked !== null || tiles.has(item)) return; // one request at a time; the last hovered item is asked for next
     asked = item;
     try {
-      const answer = await server.thumbnails(item);
-      if (answer?.items) await keep(answer);
+      const { key } = map;
+      const answer = await server.thumbnails(key, item);
+      if (answer?.items && key === map.key) await keep(answer);
     } catch (error) {
       console.warn(error);
       return; // the label stays, without a picture
@@ -410,7 +464,7 @@
 
   const showTip = (item) => {
     hovered = item;
-    tip.querySelector("strong").textContent = props.classes[points.label[item]] ?? "";
+    tip.querySelector("strong").textContent = map.classes[points.label[item]] ?? "";
     tip.querySelector("span").textContent = `item ${item}`;
     tip.hidden = false;
     frame.classList.add("hot");
@@ -433,7 +487,7 @@
     for (const button of element.querySelectorAll("[data-tool]"))
       button.addEventListener("click", tools[button.dataset.tool]);
     listenToFingers();
-    watch("value", markValue);
+    watch("value", follow);
     new ResizeObserver(resize).observe(plot);
   };
 
@@ -453,17 +507,13 @@
   };
 
   try {
-    if (props.classes.length) props.classes.forEach(addChip);
-    find(".map-legend").hidden = props.classes.length < 2;
     hint();
-    count();
-    allChip.setAttribute("aria-pressed", true);
-    chips.forEach((chip) => chip.setAttribute("aria-pressed", true));
+    fillLegend();
     await draw();
     measure();
     listen();
-    markValue();
     tell("");
+    await follow();
     performance.mark("map-drawn");
   } catch (error) {
     console.error(error);

@@ -26,34 +26,56 @@ PAGE_COLUMNS = 16
 PAGES_KEPT = 64
 MAX_TILE = 64  # pixels
 MAX_LOSSLESS_TILE = 32
-EMPTY = {"query": None, "position": None, "neighbors": []}
+
+
+class Maps:
+    """What browsers fetch to draw the maps of indexes: files of points in `folder`, thumbnails on demand.
+
+    A map is known by its key, a hash of its points; the page may change from one to another.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is an existing directory, and everybody may read what is in it."""
+        self._folder = folder.resolve()
+        self._known: dict[str, _Drawable] = {}
+        self._keys: dict[int, str] = {}
+        gr.set_static_paths([self._folder, plotly_script()])
+
+    def key(self, index: Index) -> str:
+        """The key of the index's map, whose points are written when they are first asked for."""
+        key = self._keys.get(id(index))
+        if key is None:
+            drawable = _drawable(index, self._folder)
+            key = str(drawable.description["key"])
+            self._known[key] = drawable
+            self._keys[id(index)] = key
+        return key
+
+    def describe(self, key: object) -> dict[str, object] | None:
+        """What a browser needs to draw a map; None for an unknown key: any visitor may ask."""
+        return self._known[key].description if isinstance(key, str) and key in self._known else None
+
+    def thumbnails(self, key: object, item: object) -> dict[str, object] | None:
+        """The page of thumbnails with an item of a map; None where there is none: any visitor may ask."""
+        return self._known[key].thumbnails(item) if isinstance(key, str) and key in self._known else None
 
 
 class MapView(gr.HTML):
-    """The index's items as points; its value is `map_value(answer)`, its event `pick` has the clicked `item`.
+    """An index's items as points; its value is `map_value(...)`, its event `pick` has the clicked `item`.
 
-    `folder` is an existing directory, into which the points are written for the browser to fetch; `layout` is
-    for gr.HTML, as elem_id.
+    `layout` is for gr.HTML, as elem_id.
     """
 
-    def __init__(self, index: Index, folder: Path, value: dict[str, object] = EMPTY, **layout: Any) -> None:
-        points = quantize(index.map)
-        file = _write_points(points, index.labels, len(index.manifest.classes), folder)
-        script = plotly_script()
-        gr.set_static_paths([file, script])
+    def __init__(self, maps: Maps, value: dict[str, object] | None = None, **layout: Any) -> None:
+        """`value` may be missing: Gradio makes the component again for an update that leaves it as it is."""
         super().__init__(
             value=value,
             html_template=_HTML,
-            js_on_load=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
+            js_on_load=_script(),
             apply_default_css=False,
-            server_functions=[_thumbnails(index, points.steps)],
-            points=_url(file),
-            plotly=_url(script),
-            count=index.manifest.count,
-            origin=points.origin,
-            step=points.step,
-            classes=list(index.manifest.classes) if index.manifest.source.labeled else [],
-            looks=_looks(len(index.manifest.classes)),
+            server_functions=_server_functions(maps),
+            plotly=_url(plotly_script()),
+            first=maps.describe(value["key"]) if value else None,  # saves the first map a question
             **layout,
         )
 
@@ -62,6 +84,18 @@ class MapView(gr.HTML):
 
     def api_info(self) -> dict[str, str]:
         return {"type": "object"}
+
+
+def _server_functions(maps: Maps) -> list[Callable]:
+    """What the browser may call; functions, because Gradio marks them and methods cannot be marked (6.31)."""
+
+    def describe(key: object) -> dict[str, object] | None:
+        return maps.describe(key)
+
+    def thumbnails(key: object, item: object) -> dict[str, object] | None:
+        return maps.thumbnails(key, item)
+
+    return [describe, thumbnails]
 
 
 @dataclass(frozen=True)
@@ -73,9 +107,10 @@ class Points:
     step: float
 
 
-def map_value(answer: Answer) -> dict[str, object]:
-    """What the map marks for an answer: a star at the query, a ring around each neighbor."""
+def map_value(key: str, answer: Answer) -> dict[str, object]:
+    """The map to show and what it marks: a star at the query, a ring around each neighbor."""
     return {
+        "key": key,
         "query": answer.query.item,
         "position": [float(value) for value in answer.position],
         "neighbors": [neighbor.item for neighbor in answer.neighbors],
@@ -101,6 +136,12 @@ def preload_tag() -> str:
     return f'<link rel="preload" as="script" href="{escape(_url(plotly_script()))}">'
 
 
+@lru_cache
+def _script() -> str:
+    return Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+
+
+@lru_cache
 def plotly_script() -> Path:
     """plotly.min.js of the installed plotly; found without importing plotly, which takes half a second."""
     spec = importlib.util.find_spec("plotly")
@@ -109,11 +150,35 @@ def plotly_script() -> Path:
     return Path(spec.origin).parent / "package_data" / "plotly.min.js"
 
 
+@dataclass(frozen=True)
+class _Drawable:
+    """A map's description for browsers, and the function that gives its thumbnails."""
+
+    description: dict[str, object]
+    thumbnails: Callable[[object], dict[str, object] | None]
+
+
+def _drawable(index: Index, folder: Path) -> _Drawable:
+    manifest = index.manifest
+    points = quantize(index.map)
+    file = _write_points(points, index.labels, len(manifest.classes), folder)
+    description = {
+        "key": file.stem,
+        "points": _url(file),
+        "count": manifest.count,
+        "origin": points.origin,
+        "step": points.step,
+        "classes": list(manifest.classes) if manifest.source.labeled else [],
+        "looks": _looks(len(manifest.classes)),
+    }
+    return _Drawable(description, _thumbnails(index, points.steps))
+
+
 def _write_points(points: Points, labels: NDArray[np.int32], classes: int, folder: Path) -> Path:
     """All x, then all y, then all labels, little-endian; named by content, as browsers keep files."""
     label_type = "u1" if classes <= 256 else "<u2"
     data = points.steps.T.astype("<u2").tobytes() + labels.astype(label_type).tobytes()
-    file = folder.resolve() / f"points-{hashlib.sha256(data).hexdigest()[:16]}.bin"
+    file = folder / f"points-{hashlib.sha256(data).hexdigest()[:16]}.bin"
     file.write_bytes(data)
     return file
 

@@ -9,9 +9,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from index.query import Answer, Query
+from index.query import Answer
 from index.search import Neighbor
 from index.store import Index
+from ui.link import link_to
 from ui.palette import color_of, swatch
 
 VOTE_ROWS = 5
@@ -43,7 +44,7 @@ class ResultsView(gr.HTML):
 
 def answer_html(index: Index, answer: Answer) -> str:
     """The answer's query, vote and neighbors."""
-    return _query_html(index, answer.query) + _vote_html(index, answer) + _neighbors_html(index, answer)
+    return _query_html(index, answer) + _vote_html(index, answer) + _neighbors_html(index, answer)
 
 
 def answer_json(index: Index, answer: Answer) -> dict[str, object]:
@@ -136,18 +137,26 @@ def _labeled(index: Index) -> bool:
     return index.manifest.source.labeled
 
 
-def _query_html(index: Index, query: Query) -> str:
-    words = ""
+def _query_html(index: Index, answer: Answer) -> str:
+    query, words = answer.query, ""
     if query.item is not None:
         title = escape(index.class_of(query.item)) if _labeled(index) else "Query"
         mark = swatch(int(index.labels[query.item])) if _labeled(index) else ""
         pictures = _picture(query.image, "")
-        words = f"<h3>{mark}{title}</h3><p>item {query.item}</p>"
+        words = f"<h3>{mark}{title}</h3><p>item {query.item}</p>{_link_html(answer)}"
     else:
         noun = "sketch" if query.kind == "sketch" else "image"
         pictures = _picture(query.original, f"Your {noun}") if query.original else ""
         pictures += _picture(query.image, "What the model sees")
     return f'<section class="results-query" aria-label="Query">{pictures}<div>{words}</div></section>'
+
+
+def _link_html(answer: Answer) -> str:
+    """The button that copies a link to what is on screen, and the field for where that is not allowed."""
+    return (
+        f'<button type="button" class="link" data-link="{escape(link_to(answer) or "")}">Copy link</button>'
+        '<input class="link-field" type="text" readonly hidden aria-label="Link to this query">'
+    )
 
 
 def _picture(image: Image.Image, caption: str) -> str:
@@ -213,8 +222,33 @@ def _tile_html(index: Index, neighbor: Neighbor) -> str:
 
 # One listener for all tiles: those are replaced with every answer.
 _PICK = """
+const linkTo = (query) => {
+  const url = new URL(location.href);
+  for (const name of ["item", "label", "seed", "k"]) url.searchParams.delete(name);
+  for (const [name, value] of new URLSearchParams(query)) url.searchParams.set(name, value);
+  return url.href;
+};
+
+const copy = async (button) => {
+  const link = linkTo(button.dataset.link);
+  try {
+    await navigator.clipboard.writeText(link);
+    button.textContent = "Link copied";
+    setTimeout(() => (button.textContent = "Copy link"), 2000);
+  } catch {
+    // Browsers do not let a page within another page, or one without https, use the clipboard.
+    const field = button.nextElementSibling;
+    field.value = link;
+    field.hidden = false;
+    field.focus();
+    field.select();
+  }
+};
+
 element.addEventListener("click", (event) => {
   const tile = event.target.closest("[data-item]");
   if (tile) trigger("pick", { item: Number(tile.dataset.item) });
+  const button = event.target.closest("[data-link]");
+  if (button) copy(button);
 });
 """

@@ -1,0 +1,46 @@
+"""What every part of the page shares: the open index, and how its events run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from embedding.image import QueryError
+from index.standby import Opened, Standby
+from ui.map import Maps
+
+MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}  # whatever runs the model, one at a time
+LOOKUP = {"concurrency_limit": None}
+AT_ONCE = {"queue": False}  # what takes milliseconds: the queue's two requests would take longer
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where page and API put their questions: the index that is open, and what browsers draw of it."""
+
+    standby: Standby
+    maps: Maps
+
+    @property
+    def opened(self) -> Opened:
+        """The index that answers now. A handler asks once, since the next call may find another one."""
+        return self.standby.current
+
+    def key(self, opened: Opened) -> str:
+        return self.maps.key(opened.index)
+
+
+def in_words(handler: Callable) -> Callable:
+    """The handler, with what cannot be answered told to the visitor instead of logged as a fault."""
+
+    @wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except QueryError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return call
