@@ -8,34 +8,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # the client's own: httpx in huggingface_hub 1, httpx2 in 2
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+from embedding.fetch import MODEL_FILES, ModelError, fetch_snapshot
 
+ROOT = Path(__file__).resolve().parent.parent
 
 Pooling = Literal["cls", "mean", "both"]
-
-
-class ModelError(Exception):
-    """A model cannot be had or used; the message is one sentence.
-
-    `temporary` says whether the same may succeed later.
-    """
-
-    def __init__(self, message: str, temporary: bool = False) -> None:
-        super().__init__(message)
-        self.temporary = temporary
 
 
 @dataclass(frozen=True)
@@ -72,20 +53,7 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
     for folder in (Path(model).expanduser(), ROOT / model):
         if (folder / "config.json").is_file():
             return ModelRef(_folder_id(folder), _folder_revision(folder)), folder
-    absent = f"The model {model} is no folder here that holds config.json: give one that does, or a Hub id."
-    if "/" not in model:  # what a published index says of a folder; on the Hub every model has an owner
-        raise ModelError(absent)
-    try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
-    except HFValidationError:
-        raise ModelError(absent) from None
-    except RepositoryNotFoundError:
-        raise ModelError(
-            f"The Hub has no model {model}, or it is private (then: hf auth login).", temporary=True
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError):
-        reason = "is not in the cache and the Hub is out of reach: check the network, or give a folder"
-        raise ModelError(f"The model {model} {reason}.", temporary=True) from None
+    folder = fetch_snapshot(model, revision)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ModelError(f"{model} has no config.json with safetensors weights, so it cannot be loaded.")
     return ModelRef(model, folder.name), folder

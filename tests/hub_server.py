@@ -24,6 +24,7 @@ import yaml
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.card import LICENSES
@@ -448,7 +449,10 @@ def serve_commits(app: FastAPI, hub: Hub) -> None:
 
     @app.put("/_lfs/{oid}")
     async def upload(request: Request, oid: str) -> Response:
-        data = b"".join([chunk async for chunk in request.stream()])
+        try:
+            data = await request.body()
+        except ClientDisconnect:  # the client was killed: nobody is there to be answered
+            return Response(status_code=400)
         if hashlib.sha256(data).hexdigest() != oid:
             raise refusal(400, "the content is not what was announced")
         hub.blobs.put(data)

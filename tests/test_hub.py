@@ -12,6 +12,7 @@ from index import store
 from index.hub import fetch_snapshot
 from index.manifest import FormatError
 from index.store import Index, load_index, save_index
+from tests.conftest import MODEL
 from tests.hub_fixtures import FREE_PORT, Client, client, hub  # noqa: F401
 from tests.hub_server import Fault, HubServer
 from tests.test_store import lists, small
@@ -102,6 +103,100 @@ def names(hub: HubServer) -> set[str]:
 
 def names_of(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+# ---- The model
+
+MODEL_ID = "tester/dinov2"
+
+FETCH_MODEL = """
+import sys
+from embedding.encoder import ModelError, fetch_model
+
+try:
+    reference, folder = fetch_model(sys.argv[1], sys.argv[2] or None)
+except ModelError as error:
+    sys.exit(str(error))
+print(reference.revision, folder)
+"""
+
+
+@pytest.fixture
+def model(hub: HubServer) -> str:
+    """A model on the Hub; its commit."""
+    files = {file.name: file.read_bytes() for file in MODEL.iterdir() if file.is_file()}
+    return hub.put(MODEL_ID, files, kind="models")
+
+
+def model_folder(client: Client, revision: str = "", model: str = MODEL_ID) -> tuple[str, Path]:
+    done = client.run("-c", FETCH_MODEL, model, revision)
+    assert done.returncode == 0, done.stderr
+    commit, folder = done.stdout.split()
+    return commit, Path(folder)
+
+
+def no_model(client: Client, revision: str = "", model: str = MODEL_ID) -> str:
+    done = client.run("-c", FETCH_MODEL, model, revision)
+    assert done.returncode == 1
+    return done.stderr.strip()
+
+
+def test_pinned_model_is_downloaded_once(client: Client, hub: HubServer, model: str) -> None:
+    hub.put(MODEL_ID, {"config.json": b"{}"}, kind="models")  # newer, and not asked for
+    commit, folder = model_folder(client, model)
+    assert commit == model
+    assert names_of(folder) == names_of(MODEL) - {"README.md"}
+    hub.log.clear()
+    assert model_folder(client, model) == (commit, folder)
+    assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    "fault", [{"status": 503}, pytest.param({"hang": True}, marks=pytest.mark.slow)], ids=["503", "hangs"]
+)
+def test_model_that_is_not_here_is_had_once_the_hub_is_well(
+    client: Client, hub: HubServer, model: str, fault: dict
+) -> None:
+    hub.order(Fault(".", times=1000, **fault))
+    assert no_model(client) == (
+        "The model tester/dinov2 is not in the cache and the Hub is out of reach: "
+        "check the network, or give a folder."
+    )
+    hub.forget()
+    assert model_folder(client)[0] == model
+    hub.order(Fault(".", times=1000, **fault))
+    assert model_folder(client)[0] == model  # the newest that was seen
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damaged_model_is_fetched_again(client: Client, hub: HubServer, model: str, name: str) -> None:
+    file = model_folder(client, model)[1] / name
+    data = file.read_bytes()
+    file.resolve().write_bytes(data[:200] + b"\xff\x00" + data[202:])
+    hub.stop()
+    words = no_model(client, model)
+    hub.start()
+    assert words == (
+        f"The downloaded {name} of tester/dinov2 is damaged, and the Hub is out of reach: check the network."
+    )
+    assert model_folder(client, model)[1] == file.parent
+    assert file.read_bytes() == data
+
+
+def test_killed_download_of_a_model_is_completed(client: Client, hub: HubServer, model: str) -> None:
+    fault = hub.order(Fault("GET .*model.safetensors", hang=True))
+    process = client.start("-c", FETCH_MODEL, MODEL_ID, model)
+    assert fault.seen.wait(60)
+    process.kill()
+    process.communicate()
+    hub.forget()
+    assert names_of(model_folder(client, model)[1]) == names_of(MODEL) - {"README.md"}
+
+
+def test_model_that_does_not_exist_is_said(client: Client, hub: HubServer, model: str) -> None:
+    assert "The Hub has no model tester/none, or it is private" in no_model(client, model="tester/none")
+    assert "The model tester/dinov2 has no revision v9 on the Hub." in no_model(client, "v9")
+    assert "The model a b/c is no folder here" in no_model(client, model="a b/c")
 
 
 # ---- Publishing
@@ -283,6 +378,16 @@ def test_cached_index_opens_while_the_hub_has_trouble(
     _, _, from_cache, reason, _ = fetch(client)
     assert from_cache
     assert "Hub" in reason
+
+
+def test_index_that_is_not_here_is_had_once_the_hub_is_well(
+    client: Client, hub: HubServer, saved: Path
+) -> None:
+    published(client, saved)
+    hub.order(Fault(".", status=503, times=1000))
+    assert "it answers 503: try again later. temporary=True" in refused(client)
+    hub.forget()
+    assert fetch(client)[2:] == [False, None, 60]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"embedding", "embedding.ground"},
+    {"embedding", "embedding.fetch", "embedding.ground"},
     {"embedding.image", "embedding.encoder"},
     {"index.manifest"},
     {"index.store"},

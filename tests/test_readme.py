@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from embedding.encoder import MODEL_FILES
+from embedding.fetch import MODEL_FILES
 from index.__main__ import DEFAULT_MODEL
 from tests.conftest import MODEL, ROOT
 from tests.server import running_app
