@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"embedding", "embedding.ground"},
+    {"embedding", "embedding.ground", "embedding.models"},
     {"embedding.image", "embedding.encoder"},
     {"index.manifest"},
     {"index.store"},
@@ -19,6 +19,7 @@ LAYERS = [
     {"index.layouts"},
     {"index.live"},
     {"index.build", "index.check", "index.space"},
+    {"index.evaluate"},
     {"index.__main__"},
 ]
 UI_SEES = {"embedding.image", "index.query", "index.search", "index.store"}
