@@ -1,4 +1,4 @@
-"""The command line: python -m index build | project | evaluate | hygiene | check | publish."""
+"""The command line: python -m index COMMAND; `python -m index --help` lists them."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from embedding.encoder import ModelError
 from embedding.models import MODELS
+from index.compare import compare, comparison_tables, write_comparison
 from index.figures import describe_evaluation, describe_metrics, worst_confusions
 from index.hub import Publication, index_target, publish, sign_in
 from index.hygiene import inspect, write_tables
@@ -37,10 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m index", description="Build, check and publish image indexes."
     )
-    commands = parser.add_subparsers(
-        required=True, metavar="build | project | evaluate | hygiene | check | publish"
-    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="embed, lay out and measure a set of images"))
+    _add_compare(commands.add_parser("compare", help="hold indexes of the same items against each other"))
     _add_evaluate(commands.add_parser("evaluate", help="judge held-out images against an index"))
     _add_hygiene(commands.add_parser("hygiene", help="list what deserves a second look"))
     _add_project(commands.add_parser("project", help="add a layout to an index"))
@@ -99,6 +99,12 @@ def _add_project(project: argparse.ArgumentParser) -> None:
     project.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
     project.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
     project.add_argument("--perplexity", type=_whole(1), default=30, help="t-SNE's perplexity")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.set_defaults(run=_compare)
+    compare.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    compare.add_argument("--out", type=Path, help="a folder for the tables as Markdown and CSV")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -164,6 +170,19 @@ def _project(options: argparse.Namespace) -> int:
     name = add_layout(options.folder, request)
     print(f"{options.folder} has one more layout: {name}")
     _print_layouts(load_manifest(options.folder))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    names = [str(folder) for folder in options.folders]
+    if len(names) < 2:
+        return _fail("Name two indexes or more to compare.", 2)
+    found = compare(names, [load_index(folder) for folder in options.folders])
+    print(f"{found.common:,} common items, {found.judged:,} judged, leave-one-out, k=20")
+    for table in comparison_tables(found):
+        print("\n" + _lines(table))
+    if options.out:
+        print(f"\nWritten: {', '.join(str(file) for file in write_comparison(found, options.out))}")
     return 0
 
 

@@ -50,9 +50,8 @@ from index.quality import (
     measure,
     nearest_items,
     reference_of,
-    sample_items,
 )
-from index.search import CHUNK
+from index.search import CHUNK, sample_items
 from index.source import Selection, SourceError, SourceItem, SourceRequest, read_source
 from index.store import LISTED_NEIGHBORS, Index, NeighborLists, save_index
 from index.work import PART, embed_parts, keep_or_clear, swap, work_folder, write_whole
@@ -304,7 +303,7 @@ def _load_images(file: Path) -> Images:
 def prepared_items(
     selection: Selection, rows: Sequence[int], preparation: Preparation, skipped: list[str]
 ) -> Iterator[tuple[SourceItem, bytes]]:
-    """The readable items of some rows with their images as an index stores them; broken ones are `skipped`."""
+    """The readable items of some rows with their images as an index stores them; others are `skipped`."""
     progress = tqdm(selection.read(rows), "Reading", len(rows), unit="image", smoothing=0.1)
     for item, image in _readable(progress, skipped):
         yield item, encode_image(conform(image, preparation))

@@ -10,8 +10,8 @@ from PIL import Image
 from embedding.encoder import Dinov2Encoder, ModelError, fetch_model
 from index.live import AGREEMENT, agreement
 from index.manifest import FormatError
-from index.quality import VOTERS, knn_accuracy, nearest_items, sample_items, silhouette
-from index.search import search
+from index.quality import VOTERS, knn_accuracy, nearest_items, silhouette
+from index.search import sample_items, search
 from index.store import LISTED_NEIGHBORS, Index, file_sha256, load_index, load_manifest, read_table
 
 PROBED = 50  # items whose neighbors are searched again

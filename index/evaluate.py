@@ -19,8 +19,8 @@ from index.card import write_card
 from index.hygiene import copies_of, find_leaks
 from index.live import AGREEMENT, agreement
 from index.manifest import Baseline, Evaluation, Manifest, Source, manifest_to_json
-from index.quality import CURVE, VOTERS, NearestItems, judge, sample_items
-from index.search import CHUNK, neighbors_of_queries, vote_winners
+from index.quality import CURVE, VOTERS, NearestItems, judge
+from index.search import CHUNK, neighbors_of_queries, sample_items, vote_winners
 from index.source import Selection, SourceError, SourceRequest, read_source
 from index.store import (
     HELD_OUT,
@@ -114,9 +114,7 @@ def read_held_out_items(index: Index, request: EvaluationRequest) -> HeldOut:
         labels.append(number)
         source_rows.append(item.row)
     if not images:
-        raise SourceError(
-            f"No image of {selection.source.id} can be judged: its classes are not the index's."
-        )
+        raise SourceError(f"No image of {selection.source.id} is of a class that the index has.")
     held_out = HeldOut(
         source=replace(selection.source, skipped=len(skipped)),
         images=images,
@@ -160,9 +158,7 @@ def _rows_outside(index: Index, selection: Selection) -> list[int]:
         indexed = set(index.source_rows.tolist())
     rows = [row for row in selection.rows if row not in indexed]
     if not rows:
-        raise SourceError(
-            f"All images of {held_out.id}, split {held_out.split}, are in the index: none is new."
-        )
+        raise SourceError(f"All of {held_out.id}, split {held_out.split}, is in the index: no image is new.")
     return rows
 
 

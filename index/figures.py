@@ -90,7 +90,7 @@ def _caveats(found: Evaluation) -> list[tuple[str, str, str]]:
         (
             "held out: in the index too",
             found.leaks,
-            "near-duplicates of indexed items, judged like all others",
+            "near-duplicates of indexed ones, judged like all others",
         ),
         ("held out: unknown classes", found.unknown, "left out, for their class is not in the index"),
     )

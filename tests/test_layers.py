@@ -14,7 +14,7 @@ LAYERS = [
     {"index.manifest"},
     {"index.store"},
     {"index.figures", "index.pixels", "index.search", "index.projection", "index.source", "index.hub"},
-    {"index.calibration", "index.card", "index.hygiene", "index.quality"},
+    {"index.calibration", "index.card", "index.compare", "index.hygiene", "index.quality"},
     {"index.query", "index.work"},
     {"index.layouts"},
     {"index.live"},
