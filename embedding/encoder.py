@@ -1,4 +1,4 @@
-"""Images become unit vectors: the CLS embedding of a DINOv2 model."""
+"""Images become unit vectors: the embeddings of a DINOv2 model."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from embedding.fetch import MODEL_FILES, ModelError, fetch_snapshot
+from embedding.models import model_id
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,11 +49,13 @@ class Encoder(Protocol):
 def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path]:
     """The model's pinned reference and the folder with its files; a Hub id is downloaded, or cached already.
 
-    A folder is looked for as given and then under the project's own folder. Raises ModelError.
+    A folder is looked for as given and then under the project's own folder; a short name of
+    embedding/models.py stands for a Hub id. Raises ModelError.
     """
     for folder in (Path(model).expanduser(), ROOT / model):
         if (folder / "config.json").is_file():
             return ModelRef(_folder_id(folder), _folder_revision(folder)), folder
+    model = model_id(model)
     folder = fetch_snapshot(model, revision)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ModelError(f"{model} has no config.json with safetensors weights, so it cannot be loaded.")
@@ -60,13 +63,22 @@ def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path
 
 
 class Dinov2Encoder:
-    """A DINOv2 model from a folder: L2-normalised CLS embeddings of square images."""
+    """A DINOv2 model from a folder: L2-normalised embeddings of square images."""
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        """Loads the model, which takes seconds. Raises ModelError if the folder holds no DINOv2 model."""
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        pooling: Pooling = "cls",
+        untrained_seed: int | None = None,
+    ) -> None:
+        """Loads the model, which takes seconds; with an `untrained_seed` its weights are random instead.
+
+        Raises ModelError if the folder holds no DINOv2 model.
+        """
         # slow imports (3 to 20 s), kept out of every start that needs no model
         import torch
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoImageProcessor
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # loading takes a second; the bars that matter are the build's own
@@ -76,13 +88,7 @@ class Dinov2Encoder:
         try:
             # backend="pil": the same pixels on machines with and without torchvision
             self._processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-            model = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
+            model = _load_model(folder) if untrained_seed is None else _untrained(folder, untrained_seed)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"The model in {folder} cannot be loaded: {_first_line(error)}") from None
         if not model.config.model_type.startswith("dinov2"):
@@ -91,7 +97,9 @@ class Dinov2Encoder:
             )
         self._model = model.eval().to(self.device)
         self._side = _input_side(self._processor, model.config.image_size)
-        self.dimension: int = model.config.hidden_size
+        self._pooling = pooling
+        self._patches_from = 1 + getattr(model.config, "num_register_tokens", 0)
+        self.dimension: int = model.config.hidden_size * (2 if pooling == "both" else 1)
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Embeddings of shape (n, dimension), float32 unit rows, of square images of any size and mode."""
@@ -105,8 +113,10 @@ class Dinov2Encoder:
         )
         with self._torch.inference_mode():
             hidden = self._model(pixel_values=inputs["pixel_values"].to(self.device)).last_hidden_state
-        vectors = hidden[:, 0].float().cpu().numpy()  # (n, d): CLS, after the last LayerNorm
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            cls = hidden[:, 0].float().cpu().numpy()  # (n, d), after the last LayerNorm
+            mean = hidden[:, self._patches_from :].mean(1).float().cpu().numpy()
+        parts = {"cls": [cls], "mean": [mean], "both": [cls, mean]}[self._pooling]
+        return _unit(np.hstack([_unit(part) for part in parts]))
 
 
 def encode_batches(
@@ -128,6 +138,34 @@ def choose_device(device: str) -> str:
     if not available.get(device.split(":")[0], False):
         raise ModelError(f"The device {device} is not available here: use auto or cpu.")
     return device
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _load_model(folder: Path) -> object:
+    import torch  # slow imports, as above
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+
+
+def _untrained(folder: Path, seed: int) -> object:
+    """The architecture of the model in `folder` with the random weights that training starts from."""
+    import torch  # slow imports, as above
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModel.from_config(config, dtype=torch.float32)
 
 
 def _folder_id(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The command line: python -m index build | project | check | publish."""
+"""The command line: python -m index COMMAND; `python -m index --help` lists them."""
 
 import argparse
 import sys
@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedding.encoder import ModelError
-from index.figures import describe_metrics
+from embedding.models import MODELS
+from index.compare import compare, comparison_tables, write_comparison
+from index.figures import describe_evaluation, describe_metrics, worst_confusions
+from index.hygiene import inspect, write_tables
 from index.manifest import FormatError, Manifest, for_others, manifest_to_json
 from index.projection import LayoutRow, describe_layouts, layout_title
 from index.publish import Publication, index_target, publish, sign_in
 from index.source import PRESETS, SourceError, SourceRequest
-from index.store import MANIFEST, load_manifest
+from index.store import MANIFEST, load_index, load_manifest, read_neighbors
 
 DEFAULT_MODEL = "facebook/dinov2-base"
+SHOWN = 10  # rows of each kind that `hygiene` prints
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,8 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m index", description="Build, check and publish image indexes."
     )
-    commands = parser.add_subparsers(required=True, metavar="build | project | check | publish")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="embed, lay out and measure a set of images"))
+    _add_compare(commands.add_parser("compare", help="hold indexes of the same items against each other"))
+    _add_evaluate(commands.add_parser("evaluate", help="judge held-out images against an index"))
+    _add_hygiene(commands.add_parser("hygiene", help="list what deserves a second look"))
     _add_project(commands.add_parser("project", help="add a layout to an index"))
     check = commands.add_parser("check", help="verify that an index keeps its promises")
     check.set_defaults(run=_check)
@@ -64,7 +71,15 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--seed", type=_whole(0), default=42)
     build.add_argument(
-        "--model", default=DEFAULT_MODEL, help=f"a Hub id or a folder (default {DEFAULT_MODEL})"
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"a Hub id, a folder, or one of {', '.join(MODELS)} (default {DEFAULT_MODEL})",
+    )
+    build.add_argument(
+        "--pooling",
+        choices=("cls", "mean", "both"),
+        default="cls",
+        help="what becomes the embedding: the CLS token, the mean of the patches, or both",
     )
     build.add_argument("--revision", help="the model's revision (default: the newest)")
     build.add_argument("--batch-size", type=_whole(1), default=64)
@@ -88,6 +103,29 @@ def _add_project(project: argparse.ArgumentParser) -> None:
     project.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
     project.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
     project.add_argument("--perplexity", type=_whole(1), default=30, help="t-SNE's perplexity")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.set_defaults(run=_compare)
+    compare.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    compare.add_argument("--out", type=Path, help="a folder for the tables as Markdown and CSV")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("folder", type=Path)
+    evaluate.add_argument("--split", default="test", help="which split is held out (default test)")
+    evaluate.add_argument("--source", help="where the held-out images are, if not in the index's own source")
+    evaluate.add_argument("--limit", type=_whole(0), default=0, help="how many to draw, 0 = all (default)")
+    evaluate.add_argument("--model", help="the model, if it is not where the manifest says")
+    evaluate.add_argument("--batch-size", type=_whole(1), default=64)
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def _add_hygiene(hygiene: argparse.ArgumentParser) -> None:
+    hygiene.set_defaults(run=_hygiene)
+    hygiene.add_argument("folder", type=Path)
+    hygiene.add_argument("--out", type=Path, help="a folder for CSV files of everything that was found")
 
 
 def _add_checked(command: argparse.ArgumentParser) -> None:
@@ -126,6 +164,7 @@ def _build(options: argparse.Namespace) -> int:
         min_dist=options.min_dist,
         embedding_dtype=options.embedding_dtype,
         projections=options.projections,
+        pooling=options.pooling,
     )
     if options.push:
         sign_in(options.push)  # better now than after an hour of embedding
@@ -142,6 +181,59 @@ def _project(options: argparse.Namespace) -> int:
     name = add_layout(options.folder, request)
     print(f"{options.folder} has one more layout: {name}")
     _print_layouts(load_manifest(options.folder))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    names = [str(folder) for folder in options.folders]
+    if len(names) < 2:
+        return _fail("Name two indexes or more to compare.", 2)
+    found = compare(names, [load_index(folder) for folder in options.folders])
+    print(f"{found.common:,} common items, {found.judged:,} judged, leave-one-out, k=20")
+    for table in comparison_tables(found):
+        print("\n" + _lines(table))
+    if options.out:
+        print(f"\nWritten: {', '.join(str(file) for file in write_comparison(found, options.out))}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from index.evaluate import EvaluationRequest, evaluate_index  # slow import: scikit-learn
+
+    request = EvaluationRequest(
+        split=options.split,
+        source=options.source,
+        limit=options.limit,
+        model=options.model,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    manifest = evaluate_index(options.folder, request)
+    _print_rows(describe_evaluation(manifest))
+    votes = manifest.evaluation.votes
+    print("  k-NN accuracy by k: " + ", ".join(f"{k}: {share:.4f}" for k, share in votes.curve))
+    for sentence in worst_confusions(votes, manifest.classes):
+        print(f"  {sentence}")
+    _print_calibration(manifest)
+    return 0
+
+
+def _hygiene(options: argparse.Namespace) -> int:
+    index = load_index(options.folder)
+    found = inspect(index, read_neighbors(options.folder), options.folder)
+    kinds = {
+        "Labels to look at": (found.suspects, "item"),
+        "Outliers": (found.outliers, "item"),
+        "Near-duplicates": (found.duplicates.pairs, "item"),
+        "Held out, yet in the index": (found.leaks, "source_row"),
+    }
+    for title, (rows, number) in kinds.items():
+        print(f"\n{title}: {len(rows):,}")
+        for row in rows[:SHOWN]:
+            print(f"  {getattr(row, number):>6}  {row.reason}")
+    if options.out:
+        files = write_tables(found, index, options.out)
+        print(f"\nWritten: {', '.join(str(file) for file in files)}")
     return 0
 
 
@@ -182,11 +274,27 @@ def _print_check(folder: Path, model: str | None) -> None:
 
 def _print_metrics(manifest: Manifest) -> None:
     print(f"\n{manifest.title}: {manifest.count:,} items, {manifest.dimension} dimensions")
-    for name, value, meaning in describe_metrics(manifest):
-        print(f"  {name:26} {value:>8}  {meaning}")
+    _print_rows(describe_metrics(manifest))
     _print_layouts(manifest)
     if not manifest.source.labeled:
         print("  The source has no classes: metrics that need labels are left out.")
+
+
+def _print_rows(rows: list[tuple[str, str, str]]) -> None:
+    width = max((len(name) for name, _, _ in rows), default=0)
+    for name, value, meaning in rows:
+        print(f"  {name:{width}} {value:>8}  {meaning}")
+
+
+def _print_calibration(manifest: Manifest) -> None:
+    if manifest.calibration is None:
+        return
+    print(f"  Votes of {manifest.calibration.reliability_k} neighbors, by the share of the winning class:")
+    for row in manifest.calibration.reliability:
+        print(
+            f"    from {row.least:.2f}: said to be right {100 * row.stated:.1f} %, were right "
+            f"{100 * row.right / row.count:.1f} % of {row.count:,}"
+        )
 
 
 def _print_layouts(manifest: Manifest) -> None:

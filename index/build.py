@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from embedding.encoder import Dinov2Encoder, ModelRef, choose_device, fetch_model
+from embedding.encoder import Dinov2Encoder, ModelRef, Pooling, choose_device, fetch_model
 from embedding.image import (
     PHOTO_SIDE,
     Preparation,
@@ -51,9 +51,8 @@ from index.quality import (
     measure,
     nearest_items,
     reference_of,
-    sample_items,
 )
-from index.search import CHUNK
+from index.search import CHUNK, sample_items
 from index.source import Selection, SourceError, SourceItem, SourceRequest, read_source
 from index.store import LISTED_NEIGHBORS, Index, NeighborLists, as_stored, save_index
 from index.work import PART, embed_parts, keep_or_clear, swap, work_folder, write_whole
@@ -80,6 +79,7 @@ class BuildRequest:
     min_dist: float = 0.1
     embedding_dtype: EmbeddingDtype = "float32"
     projections: bool = False
+    pooling: Pooling = "cls"
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def build_index(request: BuildRequest, out: Path, say: Callable[[str], None] = p
 def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tuple[Manifest, tuple[str, ...]]:
     """Builds `work`/index; returns its manifest and the names of the images that could not be read."""
     reference, folder = fetch_model(request.model, request.revision)
+    reference = replace(reference, pooling=request.pooling)
     request = replace(request, device=choose_device(request.device))
     wanted = {"request": asdict(request), "model": asdict(reference), "part": PART}
     keep_or_clear(work, json.dumps(wanted, sort_keys=True), say)
@@ -149,7 +150,7 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
         work / "embeddings",
         images.data,
         request.batch_size,
-        partial(Dinov2Encoder, folder, request.device),
+        partial(Dinov2Encoder, folder, request.device, request.pooling),
         say,
     )
     embeddings = as_stored(vectors, request.embedding_dtype)
@@ -303,6 +304,15 @@ def _load_images(file: Path) -> Images:
     )
 
 
+def prepared_items(
+    selection: Selection, rows: Sequence[int], preparation: Preparation, skipped: list[str]
+) -> Iterator[tuple[SourceItem, bytes]]:
+    """The readable items of some rows with their images as an index stores them; others are `skipped`."""
+    progress = tqdm(selection.read(rows), "Reading", len(rows), unit="image", smoothing=0.1)
+    for item, image in _readable(progress, skipped):
+        yield item, encode_image(conform(image, preparation))
+
+
 def _prepare_images(request: BuildRequest, selection: Selection) -> Images:
     """Every readable image of the selection, in the form that a probe of them shows the data set to have."""
     rows = selection.rows
@@ -312,9 +322,8 @@ def _prepare_images(request: BuildRequest, selection: Selection) -> Images:
     )
     skipped: list[str] = []
     data, labels, source_rows = [], [], []
-    progress = tqdm(selection.read(rows), "Reading", len(rows), unit="image", smoothing=0.1)
-    for item, image in _readable(progress, skipped):
-        data.append(encode_image(conform(image, preparation)))
+    for item, encoded in prepared_items(selection, rows, preparation, skipped):
+        data.append(encoded)
         labels.append(item.label)
         source_rows.append(item.row)
     if not data:

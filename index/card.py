@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from index.figures import describe_metrics
+from index.figures import describe_evaluation, describe_metrics
 from index.manifest import DEFAULT_PROJECTION, Manifest
 from index.store import LISTED_NEIGHBORS, load_manifest, read_table
 
@@ -59,9 +59,8 @@ def write_card(manifest: Manifest, folder: Path) -> None:
 def make_card(manifest: Manifest, location: str = HERE, tag: str | None = None) -> str:
     """The card's text: front matter, then what the index is, holds and scored, and how to load `location`."""
     source = manifest.source
-    rows = "\n".join(
-        f"| {name} | {value} | {meaning} |" for name, value, meaning in describe_metrics(manifest)
-    )
+    figures = describe_metrics(manifest) + describe_evaluation(manifest)
+    rows = "\n".join(f"| {name} | {value} | {meaning} |" for name, value, meaning in figures)
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=manifest.title,
         count=f"{manifest.count:,}",
@@ -79,6 +78,8 @@ def make_card(manifest: Manifest, location: str = HERE, tag: str | None = None) 
         seed=manifest.seed,
         projection=_projection(manifest, DEFAULT_PROJECTION),
         projections=_other_projections(manifest),
+        judged=_JUDGED if manifest.quality else "",
+        pooled=_POOLED[manifest.model.pooling],
         listed=min(LISTED_NEIGHBORS, manifest.count - 1),
         metrics=rows,
         load=f'{_quoted(location)}, split="train"' + (f", revision={_quoted(tag)}" if tag else ""),
@@ -164,6 +165,16 @@ def _other_projections(manifest: Manifest) -> str:
     )
 
 
+_POOLED = {
+    "cls": "the L2-normalised CLS vector of a\nDINOv2 model",
+    "mean": "the L2-normalised mean of the\npatch vectors of a DINOv2 model",
+    "both": "the CLS vector of a DINOv2 model\nand the mean of its patch vectors, both L2-normalised",
+}
+_JUDGED = """
+| `predicted` | the class that its 20 nearest other rows vote for |
+| `predicted_share` | float32, the share of the vote that this class got |"""
+
+
 def _quoted(text: str) -> str:
     """A Python string in double quotes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -182,6 +193,7 @@ def _command(manifest: Manifest) -> str:
         "seed": manifest.seed,
         "model": _model_place(manifest),
         "revision": manifest.model.revision,
+        "pooling": manifest.model.pooling if manifest.model.pooling != "cls" else None,
         "n-neighbors": projection.parameters.get("n_neighbors"),
         "min-dist": projection.parameters.get("min_dist"),
         "embedding-dtype": None if manifest.embedding_dtype == "float32" else manifest.embedding_dtype,

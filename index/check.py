@@ -10,8 +10,8 @@ from PIL import Image
 from embedding.encoder import Dinov2Encoder, ModelError, fetch_model
 from index.live import AGREEMENT, agreement
 from index.manifest import FormatError
-from index.quality import VOTERS, knn_accuracy, nearest_items, sample_items, silhouette
-from index.search import search
+from index.quality import VOTERS, knn_accuracy, nearest_items, silhouette
+from index.search import sample_items, search
 from index.store import LISTED_NEIGHBORS, Index, file_sha256, load_index, load_manifest, read_table
 
 PROBED = 50  # items whose neighbors are searched again
@@ -100,7 +100,7 @@ def _check_model(index: Index, model: str | None) -> str:
     made_by = index.manifest.model
     try:
         reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
-        encoder = Dinov2Encoder(folder, "cpu")
+        encoder = Dinov2Encoder(folder, "cpu", made_by.pooling)
     except ModelError as error:
         return f"model: NOT verified. {error}"
     if reference.revision != made_by.revision:

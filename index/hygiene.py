@@ -67,7 +67,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Leak:
-    """A held-out item whose picture is in the index, too."""
+    """A held-out item whose picture is in the index, too, or nearly."""
 
     source_row: int
     label: int
@@ -169,11 +169,15 @@ def find_leaks(index: Index, images: list[bytes], nearest: NDArray[np.int32]) ->
     best: dict[int, tuple[int, bool]] = {}
     for at in np.argsort(-found.differences, kind="stable"):
         best[int(found.queries[at])] = (int(found.items[at]), False)
-    first_with = {_pixel_hash(data): item for item, data in reversed(list(enumerate(index.images)))}
-    for row, data in enumerate(images):
-        if (digest := _pixel_hash(data)) in first_with:
-            best[row] = (first_with[digest], True)
+    best |= {row: (item, True) for row, item in copies_of(index, images).items()}
     return dict(sorted(best.items()))
+
+
+def copies_of(index: Index, images: list[bytes]) -> dict[int, int]:
+    """Which images have exactly the pixels of an indexed one: {image: the first such item}."""
+    first = {_pixel_hash(data): item for item, data in reversed(list(enumerate(index.images)))}
+    hashes = [_pixel_hash(data) for data in images]
+    return {row: first[digest] for row, digest in enumerate(hashes) if digest in first}
 
 
 def leaks(index: Index, folder: Path) -> tuple[Leak, ...]:
@@ -187,7 +191,7 @@ def leaks(index: Index, folder: Path) -> tuple[Leak, ...]:
             label=row.label,
             item=row.leak,
             similarity=row.similarity,
-            reason=f"It is in the index as item {row.leak}, and is judged by a copy of itself.",
+            reason=f"It is the picture of item {row.leak}, or nearly, which votes on it.",
         )
         for row in rows
         if row.leak is not None
@@ -259,7 +263,7 @@ def _suspect_reason(index: Index, neighbors: NeighborLists, item: int, rival: in
 def _duplicate(index: Index, pair: tuple[int, int], difference: float, exact: bool) -> Duplicate:
     one, other = pair
     similarity = float(np.dot(index.embeddings[one].astype(float), index.embeddings[other]))
-    what = "Their pixels are equal" if exact else "The one is the other, but for a small change of its pixels"
+    what = f"Its pixels are those of item {other}" if exact else f"It is item {other}, slightly changed"
     same = index.labels[one] == index.labels[other]
     classes = "" if same else f", yet one is {index.class_of(one)} and the other {index.class_of(other)}"
     return Duplicate(one, other, similarity, difference, exact, f"{what}{classes}.")

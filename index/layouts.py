@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from index.card import write_card
 from index.manifest import Manifest, Projection, ProjectionMetrics
 from index.projection import project, projection_name, tsne_projection, umap_projection
-from index.quality import Reference, measure_map, nearest_items, reference_of, sample_items
+from index.quality import Reference, measure_map, nearest_items, reference_of
+from index.search import sample_items
 from index.source import SourceError
 from index.store import SHARD, Index, NeighborLists, load_index, read_neighbors, save_index
 from index.work import bring_along, keep_or_clear, swap, work_folder, write_whole

@@ -109,7 +109,7 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     """The index's own model, loaded and compared with the index. Raises ModelError where they disagree."""
     made_by = index.manifest.model
     reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
-    encoder = Dinov2Encoder(folder)
+    encoder = Dinov2Encoder(folder, pooling=made_by.pooling)
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
         raise ModelError(

@@ -15,6 +15,7 @@ SIDE = 32  # larger images, and those of mixed sizes, are reduced to this
 CANDIDATES = 15  # by likeness of pixels, beside those that look alike to the model
 TYPICAL = 10  # an image's candidate at this place tells how alike different images are, there
 ALIKE = 0.2  # of that: what remains of a copy at most
+REMAINS = 0.012  # of a copy, whatever is typical: where images are simple all of them are much alike
 WORTHWHILE = 0.6  # of that, before shifts of whole pixels are tried
 TRIED = 4  # candidates of an image for which they are tried
 CHUNK = 256
@@ -126,8 +127,9 @@ def _same_pictures(
     worthwhile = remains[rows, columns] < WORTHWHILE * typical[rows]
     rows, columns = rows[worthwhile], columns[worthwhile]
     others = near[rows, columns]
-    differences = _shifted_remains(tangents[rows], items[others]) / np.maximum(typical[rows], 1e-9)
-    same = differences < ALIKE
+    left = _shifted_remains(tangents[rows], items[others])
+    differences = left / np.maximum(typical[rows], 1e-9)
+    same = (differences < ALIKE) & (left < REMAINS)
     return start + rows[same], others[same], differences[same]
 
 

@@ -11,7 +11,6 @@ from sklearn.neighbors import NearestNeighbors
 from index.manifest import ClassSilhouette, ClassVotes, Metrics, ProjectionMetrics, Votes
 from index.search import Winners, neighbors_of_items, vote_shares, vote_winners
 
-SAMPLE = 5000  # what grows with the square of the items is computed on at most this many
 VOTERS = 20  # k of the k-NN accuracy, as in DINOv2's own evaluation
 PRECISION_K = 5
 MAP_K = 15  # neighbors for trustworthiness and recall of the map
@@ -39,13 +38,6 @@ class Reference:
     ranks: NDArray[np.int32]
     nearest: NDArray[np.int32]
     labels: NDArray[np.int32] | None
-
-
-def sample_items(count: int, seed: int) -> NDArray[np.int64]:
-    """The items, ascending, that figures are about: all up to 5,000, else as many drawn with the seed."""
-    if count <= SAMPLE:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, SAMPLE, replace=False))
 
 
 def nearest_items(

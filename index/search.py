@@ -11,6 +11,7 @@ from index.store import Index
 VOTE_TEMPERATURE = 0.07  # as in DINOv2's own k-NN evaluation
 ROUNDING = 4e-6  # a float32 dot product of unit vectors is off by less; what is nearer is ranked in float64
 CHUNK = 256
+SAMPLE = 5000  # what grows with the square of the items is computed on at most this many
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ def search(
     exact = np.einsum("id,d->i", index.embeddings[near], embedding, dtype=np.float64)
     best = np.lexsort((near, -exact))[:k]
     return tuple(Neighbor(int(near[i]), int(index.labels[near[i]]), float(exact[i])) for i in best)
+
+
+def sample_items(count: int, seed: int) -> NDArray[np.int64]:
+    """The items, ascending, that figures are about: all up to 5,000, else as many drawn with the seed."""
+    if count <= SAMPLE:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, SAMPLE, replace=False))
 
 
 def neighbors_of_items(

@@ -163,7 +163,7 @@ def read_neighbors(folder: Path) -> NeighborLists:
         flat = column.field(name).flatten().to_numpy(zero_copy_only=False)
         if flat.size != manifest.count * k:
             raise FormatError(f"neighbors list {flat.size} {name}, expected {k} of each item")
-        fields.append(flat.reshape(-1, k))
+        fields.append(flat.reshape(manifest.count, k))
     ids, distances = fields
     if ids.size and not (ids.min() >= 0 and ids.max() < manifest.count):
         raise FormatError(f"neighbors run from {ids.min()} to {ids.max()}, expected items")

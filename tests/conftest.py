@@ -27,3 +27,26 @@ def sample() -> Index:
 @pytest.fixture(scope="session")
 def encoder() -> Dinov2Encoder:
     return Dinov2Encoder(MODEL, "cpu")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(sample: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 digits to index in train/, 200 others in test/, a folder a class, as PNG files."""
+    folder = tmp_path_factory.mktemp("digits")
+    for item in range(0, 4800, 8):
+        file = folder / ("test" if item % 24 == 0 else "train") / sample.class_of(item) / f"{item:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(sample.images[item])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def laid_out(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the 400 digits in eleven layouts. Tests only read it."""
+    from index.build import BuildRequest, build_index
+    from index.source import SourceRequest
+
+    out = tmp_path_factory.mktemp("laid_out") / "index"
+    source = SourceRequest(str(digits_folder), limit=0)
+    build_index(BuildRequest(source, model=str(MODEL), projections=True), out)
+    return out

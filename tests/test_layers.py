@@ -9,17 +9,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"embedding", "embedding.fetch", "embedding.ground"},
+    {"embedding", "embedding.fetch", "embedding.ground", "embedding.models"},
     {"embedding.image", "embedding.encoder"},
     {"index.manifest"},
     {"index.store"},
     {"index.figures", "index.pixels", "index.search", "index.projection", "index.source", "index.hub"},
-    {"index.calibration", "index.card", "index.hygiene", "index.quality"},
+    {"index.calibration", "index.card", "index.compare", "index.hygiene", "index.quality"},
     {"index.query", "index.publish", "index.work"},
     {"index.layouts"},
     {"index.live"},
     {"index.standby"},
     {"index.build", "index.check", "index.space"},
+    {"index.evaluate"},
     {"index.__main__"},
 ]
 UI_SEES = {

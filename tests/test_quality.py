@@ -12,9 +12,9 @@ from index.quality import (
     map_recall,
     nearest_items,
     precision,
-    sample_items,
     silhouette,
 )
+from index.search import sample_items
 from index.store import Index
 
 ITEMS = np.arange(0, 5000, 5)

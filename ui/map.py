@@ -163,7 +163,7 @@ class MapView(gr.HTML):
 
 
 def for_browsers(function: Callable) -> Callable:
-    """A function as gr.HTML's server_functions want it (6.31): of one argument, a list where there are several.
+    """A function as gr.HTML's server_functions want it (6.31): of one argument, a list if there are several.
 
     Gradio marks it, which methods do not allow. Not as many arguments as are due are answered with None.
     """
