@@ -144,7 +144,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
         top = lay_out_top(desk)
-        with gr.Tabs(elem_classes="page-tabs") as tabs:  # noqa: F841
+        with gr.Tabs(elem_classes="page-tabs"):  # noqa: SIM117  (more tabs to come)
             with gr.Tab("Search", id="search"):
                 search = lay_out_search(desk)
         connect_lookups(desk, search)

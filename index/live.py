@@ -9,6 +9,7 @@ import numpy as np
 
 from embedding.encoder import Dinov2Encoder, Encoder, ModelError, fetch_model
 from embedding.image import QueryError
+from embedding.zero_gpu import lend
 from index.query import item_image
 from index.store import Index
 
@@ -109,7 +110,7 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     """The index's own model, loaded and compared with the index. Raises ModelError where they disagree."""
     made_by = index.manifest.model
     reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
-    encoder = Dinov2Encoder(folder, pooling=made_by.pooling)
+    encoder = lend(Dinov2Encoder(folder, pooling=made_by.pooling))
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
         raise ModelError(

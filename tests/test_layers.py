@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"embedding", "embedding.fetch", "embedding.ground", "embedding.models"},
     {"embedding.image", "embedding.encoder"},
+    {"embedding.zero_gpu"},
     {"index.manifest"},
     {"index.store"},
     {"index.figures", "index.pixels", "index.search", "index.projection", "index.source", "index.hub"},
