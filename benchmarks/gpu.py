@@ -3,7 +3,7 @@
 python -m benchmarks.gpu [--images 16384] [--batch-size 512] [--rounds 3] [--device cuda]
 
 The model has facebook/dinov2-base's size and random weights. Images are the bundled sample's, in memory. The
-notebook's way makes a PIL image of each, calls AutoImageProcessor as it comes (with torchvision, where that is
+notebook's way makes a PIL image of each, calls AutoImageProcessor as it comes (with torchvision, if that is
 there) and the float32 model on batches of 64. Ours is the precompute command's: encode_batches with
 Dinov2Encoder. The card's matrix rate is that of a bfloat16 product of 8192 x 8192 matrices. Every figure is
 printed as soon as it is known, and a stage that fails leaves the others standing.
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from benchmarks.base_model import make_base_model
 from embedding.encoder import ROOT, Dinov2Encoder, encode_batches
@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         stage("preparation", lambda: compare_preparation(options.device))
         stage("agreement", lambda: compare(folder, encoder, files, options))
         ours = our_paths(encoder, files, pixels, options.batch_size)
-        stage("throughput", lambda: throughput(notebook, ours, options, rate))
+        speeds = {}
+        stage("throughput", lambda: throughput(notebook, ours, options, speeds))
+        print_speeds(speeds, folder, rate)
 
 
 def stage(name: str, run: Callable[[], object]) -> object:
@@ -97,17 +99,18 @@ def timed(run: Embed, device: str) -> float:
     return perf_counter() - start
 
 
-def work(encoder: Dinov2Encoder, config: object, done: bool) -> float:
-    """Operations for an image: of the model as it is or, with `done`, without what the CLS token needs not."""
+def operations(folder: Path, spared: bool) -> float:
+    """For an image: of the model as it is or, if `spared`, without what a gray one's CLS token needs not."""
+    config = AutoConfig.from_pretrained(folder)
     side, d, layers = 224, config.hidden_size, config.num_hidden_layers
     tokens = (side // config.patch_size) ** 2 + 1
     inner = int(d * config.mlp_ratio)
     layer = 2 * tokens * (4 * d * d + 2 * d * inner) + 4 * tokens * tokens * d
     patches = 2 * (tokens - 1) * d * config.patch_size**2 * 3
-    if not done or encoder.precision == "float32":
+    if not spared:
         return layers * layer + patches
     last = 2 * tokens * 3 * d * d + 2 * (d * d + 2 * d * inner) + 4 * tokens * d
-    return (layers - 1) * layer + last + patches / 3  # gray images have one channel
+    return (layers - 1) * layer + last + patches / 3
 
 
 def compare_preparation(device: str) -> None:
@@ -183,31 +186,30 @@ def our_paths(
 
 
 def throughput(
-    notebook: Callable[[int], None] | None, ours: dict[str, Embed], options: argparse.Namespace, rate: float
+    notebook: Callable[[int], None] | None,
+    ours: dict[str, Embed],
+    options: argparse.Namespace,
+    speeds: dict[str, list[float]],
 ) -> None:
-    """Images a second of all paths, in turns, each against the notebook's in the same round."""
+    """Adds the images a second of all paths to `speeds`, the paths taking turns."""
     few = min(options.images, 16 * NOTEBOOK_BATCH)
     paths = ({"notebook": lambda: notebook(few)} if notebook else {}) | ours
-    speeds: dict[str, list[float]] = {name: [] for name in paths}
     for turn in range(options.rounds + 1):  # the first round warms up
         for name, run in paths.items():
             count = few if name == "notebook" else options.images // options.batch_size * options.batch_size
             speed = count / timed(run, options.device)
             print(f"  {'warming up' if turn == 0 else f'round {turn}'}, {name}: {speed:,.0f}", flush=True)
             if turn:
-                speeds[name].append(speed)
-    print_speeds(speeds, rate)
+                speeds.setdefault(name, []).append(speed)
 
 
-def print_speeds(speeds: dict[str, list[float]], rate: float) -> None:
+def print_speeds(speeds: dict[str, list[float]], folder: Path, rate: float) -> None:
     print("| path | images/s | against the notebook | share of the matrix rate | share, work really done |")
     print("|---|---|---|---|---|")
-    config = argparse.Namespace(hidden_size=768, num_hidden_layers=12, patch_size=14, mlp_ratio=4)
-    encoder = argparse.Namespace(precision="bfloat16")
+    whole, spared = (operations(folder, spared) for spared in (False, True))
     for name, found in speeds.items():
         speed, base = median(found), median(speeds.get("notebook", [float("nan")]))
-        whole = work(encoder, config, done=False)
-        done = whole if name == "notebook" else work(encoder, config, done=True)
+        done = whole if name == "notebook" else spared
         shares = f"{100 * speed * whole / rate:.1f} % | {100 * speed * done / rate:.1f} %"
         print(f"| {name} | {speed:,.0f} | {speed / base:.1f}x | {shares} |", flush=True)
 

@@ -189,6 +189,11 @@ def choose_device(device: str) -> str:
     return device
 
 
+def choose_batch_size(device: str) -> int:
+    """How many images a batch holds: a graphics card is busy with many only."""
+    return 512 if device.startswith("cuda") else 64
+
+
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -259,7 +264,7 @@ def _input_side(processor: object, image_size: int) -> int:
 
 
 def _input_form(processor: object, image_size: int) -> "InputForm":
-    """The processor's steps but its center crop: that cuts off 12.5 % of every side, with sleeves and toes."""
+    """The processor's steps but its center crop, which cuts off 12.5 % of every side: sleeves and toes."""
     from embedding.levels import InputForm  # slow import: torch
 
     normalizes = getattr(processor, "do_normalize", True)

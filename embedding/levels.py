@@ -1,8 +1,10 @@
 """Images become levels: uint8 tensors, resized on any device to the values that Pillow gives."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from PIL import Image
 BICUBIC = -0.5  # the parameter that Pillow's bicubic filter has
 REACH = 2.0  # of that filter, in pixels
 PRECISION = 2**22  # Pillow rounds the filter's weights for 8-bit images to this fraction
+LARGE = 128 * 128  # pixels from which on decoding leaves Python free for other threads
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,17 @@ class Levels:
 
 
 def read_levels(images: Sequence[Image.Image], form: InputForm | None) -> Levels:
-    """The decoded images, resized by Pillow to the form's squares; without a form as large as they are."""
+    """The decoded images, resized by Pillow to the form's squares.
+
+    Without a form they stay as large as they are, and all cores decode large ones: a graphics card waits.
+    """
     groups: dict[tuple[int, ...], list[int]] = {}
-    arrays = [_pixels(image, form) for image in images]
+    decode = partial(_pixels, form=form)
+    if form is None and images and images[0].width * images[0].height >= LARGE:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            arrays = list(pool.map(decode, images))
+    else:
+        arrays = list(map(decode, images))
     for place, array in enumerate(arrays):
         groups.setdefault(array.shape, []).append(place)
     parts = (torch.from_numpy(np.stack([arrays[place] for place in group])) for group in groups.values())
@@ -115,7 +126,8 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
 
 def _pixels(image: Image.Image, form: InputForm | None) -> NDArray[np.uint8]:
     """Levels (height, width, 1 or 3)."""
-    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
     if form is not None and image.size != (form.side, form.side):
         image = image.resize((form.side, form.side), form.resample)
     pixels = np.array(image)  # a copy: torch takes no array that it may not write to
