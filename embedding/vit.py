@@ -34,7 +34,7 @@ class PlainVit(nn.Module):
         self.leading = 1 + getattr(model.config, "num_register_tokens", 0)
 
     def forward(self, levels: torch.Tensor) -> torch.Tensor:
-        pixels = normalized(levels, self.form).to(self.model.device)
+        pixels = normalized(levels, self.form).contiguous().to(self.model.device)  # or convolved otherwise
         return self.model(pixel_values=pixels).last_hidden_state
 
 

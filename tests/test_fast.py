@@ -137,7 +137,8 @@ def test_float32_is_transformers_own_model(plain: Dinov2Encoder) -> None:
     square = {"size": {"height": 28, "width": 28}, "do_center_crop": False, "return_tensors": "pt"}
     with torch.inference_mode():
         due = model(**processor(images, **square)).last_hidden_state[:, 0].numpy()
-    due /= np.linalg.norm(due, axis=1, keepdims=True)
+    for _ in range(2):
+        due /= np.linalg.norm(due, axis=1, keepdims=True)
     assert np.array_equal(plain.encode(images), due)
 
 
