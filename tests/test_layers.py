@@ -27,6 +27,7 @@ LAYERS = [
 UI_SEES = {
     "embedding.image",
     "index.calibration",
+    "index.compare",
     "index.manifest",
     "index.projection",
     "index.query",
@@ -36,6 +37,7 @@ UI_SEES = {
 }
 APP_SEES = {
     "embedding.image",
+    "index.compare",
     "index.live",
     "index.manifest",
     "index.query",
