@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.compare import common_items
-from index.manifest import DEFAULT_PROJECTION
+from index.manifest import DEFAULT_PROJECTION, manifest_to_json
 from index.projection import Alignment, alignment, layout_rows, layout_title
 from index.query import Answer
 from index.store import Index
@@ -35,8 +35,8 @@ MAX_LOSSLESS_TILE = 32
 class Maps:
     """What browsers fetch to draw the maps of indexes: files of points in `folder`, thumbnails on demand.
 
-    A map is known by its key, a hash of its points; the page may change from one to another. What any visitor
-    may ask for is checked here, and answered with None where it is not there.
+    A map is known by its key, a hash of its points and manifest; the page may change from one to another.
+    What any visitor may ask for is checked here, and answered with None where it is not there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,7 +107,8 @@ class _Atlas:
         points = quantize(self._map)
         self.thumbnails = _thumbnails(index, points.steps)
         file = _write_points(points, _label_bytes(index), folder)
-        self.key = file.stem
+        made = file.stem + manifest_to_json(index.manifest)  # two indexes may have the same points
+        self.key = hashlib.sha256(made.encode()).hexdigest()[:16]
         self._layouts[DEFAULT_PROJECTION] = _located(DEFAULT_PROJECTION, points, file)
 
     def description(self) -> dict[str, object]:
