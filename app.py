@@ -172,7 +172,7 @@ def lay_out_top(desk: Desk) -> Top:
         head = gr.HTML(head_html(opened), elem_classes="page-head")
         notice = gr.HTML(notice_html(opened), elem_classes="page-notice")
     which = gr.Radio(
-        [(index_name(standby), number) for number, standby in enumerate(desk.standbys)],
+        index_choices(desk),
         value=0,
         visible=len(desk.standbys) > 1,
         show_label=False,
@@ -183,10 +183,16 @@ def lay_out_top(desk: Desk) -> Top:
     return Top(which, head, notice, banner)
 
 
-def index_name(standby: Standby) -> str:
-    """What to call an index among several: its title and model."""
-    manifest = standby.current.index.manifest
-    return f"{manifest.title}, {manifest.model.name.rsplit('/')[-1]}"
+def index_choices(desk: Desk) -> list[tuple[str, int]]:
+    """What to call each index, with its number: title and model, its place too where that is not enough."""
+    manifests = [standby.current.index.manifest for standby in desk.standbys]
+    names = [f"{manifest.title}, {manifest.model.name.split('/')[-1]}" for manifest in manifests]
+    places = [without_folders(standby.location).split("/")[-1] for standby in desk.standbys]
+    unlike = len(set(names)) == len(names)
+    return [
+        (name if unlike else f"{name} ({place})", number)
+        for number, (name, place) in enumerate(zip(names, places, strict=True))
+    ]
 
 
 def lay_out_search(desk: Desk) -> Search:
@@ -375,11 +381,10 @@ class Pair:
 
 def lay_out_compare(desk: Desk) -> Pair:
     """The compare tab's components, empty until it is opened."""
-    names = [(index_name(standby), number) for number, standby in enumerate(desk.standbys)]
     with gr.Row(elem_classes="compare-ask"):
-        other = gr.Dropdown(names, value=len(names) - 1, label="Compare with")
+        other = gr.Dropdown(index_choices(desk), value=len(desk.standbys) - 1, label="Compare with")
         another = gr.Button("Another example", variant="primary")
-        split = gr.Button("Where only one is right")
+        split = gr.Button("Only one right")
     verdict = gr.HTML()
     with gr.Row(elem_classes="compare-pair"):
         columns = [lay_out_side(desk) for _ in range(2)]
