@@ -127,6 +127,8 @@ def _next_merge(blocks: list[tuple[float, int, int]], total: int) -> int | None:
     small = {at for at, block in enumerate(blocks) if block[2] < _enough(block, total)}
     if len(blocks) == 1 or (not small and len(blocks) <= MOST_BINS):
         return None
+    if len(blocks) == 2 and min(blocks[0][2], blocks[1][2]) >= FEWEST:
+        return None  # a rough step is better than none: few votes are wrong in an easy set
     pairs = [at for at in range(len(blocks) - 1) if not small or at in small or at + 1 in small]
     return min(pairs, key=lambda at: _loss(blocks[at], blocks[at + 1]))
 
