@@ -1,5 +1,7 @@
 """Held-out items are judged against an index, none against itself, and the verdict can be computed again."""
 
+# ruff: noqa: F811  (fixtures come in by import)
+
 import json
 import os
 import shutil
@@ -27,6 +29,7 @@ from index.layouts import LayoutRequest, add_layout
 from index.source import SourceError
 from index.store import HELD_OUT, Index, load_index, read_held_out
 from tests.conftest import ROOT
+from tests.hub_fixtures import Client, client, hub  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +245,17 @@ def test_command_prints_the_verdict(copy: Path, digits_folder: Path) -> None:
     stored = json.loads((copy / "manifest.json").read_text())["evaluation"]["votes"]["accuracy"]
     assert f"{stored:.4f}" in done.stdout
     assert pq.read_metadata(copy / HELD_OUT).num_rows == 200
+
+
+def test_published_evaluation_comes_along(evaluated: Path, client: Client, index: Index) -> None:
+    done = client.run("-m", "index", "publish", str(evaluated), "tester/judged")
+    assert done.returncode == 0, done.stderr
+    program = """
+from datasets import load_dataset
+from index.hub import fetch_index
+from index.store import load_manifest, read_held_out
+folder = fetch_index("tester/judged")
+print(len(read_held_out(folder, load_manifest(folder))), dict(load_dataset("tester/judged").num_rows))
+"""
+    fetched = client.run("-c", program)
+    assert fetched.stdout.strip() == "200 {'train': 400}", fetched.stderr
