@@ -12,7 +12,7 @@
 
   // What is on screen: an index by its key, its overview, and which of its items, in what order, from where.
   let key, overview;
-  let label = null, order = "random", seed = props.first_seed, page = 0;
+  let label = null, order = "random", seed = 42, page = 0;
 
   const nameOf = (c) => (c === null ? "" : overview.classes[c].name);
 
@@ -47,6 +47,7 @@
   const fillClasses = () => {
     const { classes, note, count } = overview;
     const largest = Math.max(1, ...classes.map((each) => each.count));
+    find(".explore").classList.toggle("plain", !classes.length);
     find(".explore-chart").hidden = !classes.length;
     find(".explore-classes .explore-note").textContent = note;
     find(".explore-classes .explore-note").hidden = !note;
@@ -97,10 +98,7 @@
     return button;
   };
 
-  const PAGE = props.page_items;
-  const pages = (total) => Math.max(1, Math.ceil(total / PAGE));
-
-  const fillPager = ({ total, first, tiles }) => {
+  const fillPager = ({ total, pages, first, tiles }) => {
     const range = tiles.length
       ? `${number(first + 1)} to ${number(first + tiles.length)} of ${number(total)}`
       : "0 items";
@@ -108,16 +106,16 @@
     // Not disabled: a button that is loses the focus of whoever turns pages with it.
     for (const button of all("[data-step]")) {
       const target = page + Number(button.dataset.step);
-      button.setAttribute("aria-disabled", target < 0 || target >= pages(total));
+      button.setAttribute("aria-disabled", target < 0 || target >= pages);
     }
-    find(".explore-more").hidden = total <= PAGE;
+    find(".explore-more").hidden = pages === 1;
   };
 
   const fillHead = () => {
     const title = label === null ? "All items" : nameOf(label);
     find(".explore-bar h3").replaceChildren(swatchOf(label), make("span", { textContent: title, title }));
     for (const button of all("[data-order]")) press(button, button.dataset.order === order);
-    find(".explore-seed").hidden = find("[data-act=shuffle]").hidden = order !== "random";
+    find(".explore-seed").hidden = order !== "random";
     find(".explore-seed input").value = seed;
   };
 
@@ -161,7 +159,7 @@
 
   const readSeed = (field) => {
     const wanted = Number(field.value.trim() || NaN);
-    if (Number.isInteger(wanted) && wanted >= 0 && wanted <= props.max_seed) return shuffle(wanted);
+    if (Number.isInteger(wanted) && wanted >= 0 && wanted < 2 ** 32) return shuffle(wanted);
     field.value = seed;
   };
 
@@ -173,8 +171,8 @@
 
   // One item ----------------------------------------------------------------------------------------------------
   const dialog = find("dialog"), canvas = find(".explore-stage canvas"), where = find(".explore-where canvas");
-  const SMALL = 32, WINDOW = 28; // pixels: the side up to which an image is shown whole, and what is shown of others
-  let item, sets, values, channel, view;
+  const touch = matchMedia("(pointer: coarse)").matches;
+  let item, sets, values, channel, view; // view: the side of the shown part and its center, in pixels of the image
 
   const decode = (pixels) => {
     const data = Uint8Array.from(atob(pixels.codes), (letter) => letter.charCodeAt(0)).buffer;
@@ -239,7 +237,7 @@
   const longest = () => Math.max(pixels().width, pixels().height);
 
   // The sides of the shown part, in pixels of the image, from everything to a few.
-  const steps = () => [longest(), 112, 56, WINDOW, 14, 7].filter((side, i) => !i || side < longest());
+  const steps = () => [longest(), 112, 56, 28, 14, 7].filter((side, i) => !i || side < longest());
 
   const clamp = (start, length) => {
     if (length <= view.side) return Math.floor((length - view.side) / 2); // centered
@@ -249,19 +247,22 @@
   const corner = () => [clamp(view.x - view.side / 2, pixels().width), clamp(view.y - view.side / 2, pixels().height)];
 
   const FONT = "ui-sans-serif, system-ui, sans-serif";
-  const LEAST_FONT = 8; // CSS pixels
+  const LEAST_FONT = 7.5; // CSS pixels
 
-  /** The largest type in which `characters` of a number, on `lines` lines, fit into a cell; 0 if it is too small. */
-  const typeSize = (cell, characters, lines) => {
-    const size = Math.min(14, (0.88 * cell) / (0.58 * characters), (0.88 * cell) / (1.1 * lines));
+  /** The largest type in which numbers as long as `longest`, on `lines` lines, fit into a cell; 0 if it is too small. */
+  const typeSize = (context, cell, longest, lines) => {
+    context.font = `100px ${FONT}`;
+    const width = context.measureText(longest).width / 100;
+    const size = Math.min(14, (0.86 * cell) / width, (0.86 * cell) / (1.1 * lines));
     return size >= LEAST_FONT ? size : 0;
   };
 
-  const lettering = (cell) => {
+  /** The type of the numbers in cells of this side: its size, 0 for none, and how many decimals fit. */
+  const lettering = (context, cell) => {
     const lines = channel === "color" ? 3 : 1;
-    if (values === "stored") return { size: typeSize(cell, 3, lines), decimals: 0, lines };
-    const fine = typeSize(cell, 5, lines);
-    return fine ? { size: fine, decimals: 2, lines } : { size: typeSize(cell, 4, lines), decimals: 1, lines };
+    if (values === "stored") return { size: typeSize(context, cell, "888", lines), decimals: 0, lines };
+    const size = typeSize(context, cell, "−8.88", lines);
+    return size ? { size, decimals: 2, lines } : { size: typeSize(context, cell, "−8.8", lines), decimals: 1, lines };
   };
 
   const paint = () => {
@@ -277,7 +278,7 @@
     const wide = Math.min(width - x0, view.side), high = Math.min(height - y0, view.side);
     context.imageSmoothingEnabled = false;
     context.drawImage(whole, x0, y0, wide, high, (x0 - left) * cell, (y0 - top) * cell, wide * cell, high * cell);
-    const { size, decimals, lines } = lettering(cell);
+    const { size, decimals, lines } = lettering(context, cell);
     if (size) writeValues(context, { x0, y0, wide, high, left, top, cell, size, decimals, lines });
     tellView(left, top, size);
     paintWhere(left, top);
@@ -310,7 +311,9 @@
     const sides = steps();
     for (const [act, stuck] of [["out", view.side === sides[0]], ["in", view.side === sides.at(-1)]])
       find(`[data-act=${act}]`).setAttribute("aria-disabled", stuck);
-    rest = `${width} x ${height} pixels. ` + (pannable() ? "Drag, or use the arrow keys, to move." : lettered ? "" : "Zoom in to read the values.");
+    canvas.classList.toggle("small", !lettered);
+    if (!lettered) rest = `${touch ? "Tap" : "Click"} a place to read its values.`;
+    else rest = pannable() ? touch ? "Drag to move." : "Drag, or use the arrow keys, to move." : "";
     readOut(null);
   };
 
@@ -363,19 +366,31 @@
     look(view.x, view.y);
   };
 
+  /** Shows as much around a pixel as can be read; nothing to do where all can. */
+  const closeUp = ([x, y]) => {
+    if (!canvas.classList.contains("small")) return;
+    const context = canvas.getContext("2d");
+    const readable = (side) => side < view.side && lettering(context, canvas.clientWidth / side).size;
+    view.side = steps().find(readable) ?? steps().at(-1);
+    look(x + 0.5, y + 0.5);
+  };
+
   const onKey = (event) => {
     const step = event.shiftKey ? 1 : Math.max(1, Math.round(view.side / 4));
     const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
     if ((right || down) && pannable()) look(view.x + right * step, view.y + down * step);
     else if (event.key === "+" || event.key === "=") zoom(1);
     else if (event.key === "-") zoom(-1);
+    else if (event.key === "Enter") closeUp([Math.floor(view.x), Math.floor(view.y)]);
     else return;
     event.preventDefault();
   };
 
+  let dragged = false;
   const drag = (surface, move) => {
     let from = null;
     surface.addEventListener("pointerdown", (event) => {
+      dragged = false;
       if (event.button || !sets || !pannable()) return;
       surface.setPointerCapture(event.pointerId);
       from = { left: event.clientX, top: event.clientY, x: view.x, y: view.y };
@@ -387,6 +402,7 @@
 
   const dragStage = (event, from) => {
     const cell = canvas.clientWidth / view.side;
+    dragged ||= Math.hypot(event.clientX - from.left, event.clientY - from.top) > 4;
     look(from.x - (event.clientX - from.left) / cell, from.y - (event.clientY - from.top) / cell);
   };
 
@@ -435,7 +451,15 @@
     const { stored, received } = sets;
     const resized = stored.width !== received.width || stored.height !== received.height;
     const size = resized ? `Resized from ${stored.width} x ${stored.height} to ${received.width} x ${received.height}, then ` : "";
-    return `${size}normalized, channel by channel.${received.alike ? " All three channels are the same." : ""}`.replace(/^n/, "N");
+    const steps = channel === "color" ? "normalized, each channel by its own mean and deviation" : `value → ${formula()}`;
+    const alike = received.alike ? " All three channels are the same." : "";
+    return `${size}${steps}.${alike}`.replace(/^./, (letter) => letter.toUpperCase());
+  };
+
+  /** How a channel is normalized, told by what black and white become. */
+  const formula = () => {
+    const [low, high] = rangeOf(channel), deviation = 1 / (high - low);
+    return `(value / 255 − ${(-low * deviation).toFixed(3)}) / ${deviation.toFixed(3)}`;
   };
 
   const repaint = () => {
@@ -451,13 +475,10 @@
     canvas.classList.toggle("covered", Boolean(sentence));
   };
 
-  /** How much to show of an image: as much as `before` of other values of it, if any were shown. */
+  /** How much to show of an image: all, or as much as of `before`, other values of it, if those were shown. */
   const sideAfter = (before) => {
-    const least = longest() <= SMALL ? longest() : WINDOW;
-    if (!before) return least;
-    const sawAll = view.side === Math.max(before.width, before.height);
-    if (sawAll && Math.min(longest(), before.width) > SMALL) return longest();
-    return steps().includes(view.side) ? view.side : least;
+    const sawAll = !before || view.side === Math.max(before.width, before.height);
+    return !sawAll && steps().includes(view.side) ? view.side : longest();
   };
 
   /** Shows the stored or the received values, and the same part of the image as before. */
@@ -496,7 +517,7 @@
     find("#explore-title").replaceChildren(swatchOf(found.label), make("span", { textContent: name || `Item ${found.item}` }));
     find("dl").replaceChildren(
       ...fact("Item", String(found.item)),
-      ...fact("Source row", `${found.source_row} of ${overview.split}`),
+      ...fact("Source row", `${found.source_row}, split ${overview.split}`),
       ...fact("Size", `${found.pixels.width} x ${found.pixels.height} pixels, ${found.pixels.channels === 1 ? "grey" : "color"}`),
     );
     const tiles = found.neighbors.map(tileOf);
@@ -537,7 +558,11 @@
     find(".explore-seed input").addEventListener("change", (event) => readSeed(event.target));
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside the dialog
     canvas.addEventListener("keydown", onKey);
-    canvas.addEventListener("pointermove", readOut);
+    canvas.addEventListener("click", (event) => {
+      const spot = !dragged && under(event);
+      if (spot) closeUp(spot);
+    });
+    for (const name of ["pointermove", "pointerdown"]) canvas.addEventListener(name, readOut);
     canvas.addEventListener("pointerleave", () => readOut(null));
     drag(canvas, dragStage);
     drag(where, dragWhere);

@@ -25,7 +25,6 @@ PAGE_ITEMS = 48  # fills rows of 3, 4, 6, 8 and 12
 MAX_SEED = 2**32 - 1
 NEIGHBORS = 10
 TILE_SIDE = 160  # pixels
-FIRST_SEED = 42
 
 
 class ExploreView(gr.HTML):
@@ -42,10 +41,7 @@ class ExploreView(gr.HTML):
             js_on_load=_script(),
             apply_default_css=False,
             server_functions=_server_functions(desk),
-            page_items=PAGE_ITEMS,
-            first_seed=FIRST_SEED,
-            max_seed=MAX_SEED,
-            **layout,
+            **layout,  # no props: they are lost when a value comes before the tab is first opened (6.31)
         )
 
     def preprocess(self, payload: object) -> None:
@@ -134,13 +130,15 @@ def sample_page(index: Index, label: object, seed: object, page: object) -> dict
     items = _chosen(index, label)
     if items is None or not (seed is None or _is_below(seed, MAX_SEED + 1)):
         return None
-    if not _is_below(page, max(1, -(-len(items) // PAGE_ITEMS))):
+    pages = max(1, -(-len(items) // PAGE_ITEMS))
+    if not _is_below(page, pages):
         return None
     if seed is not None:
         items = np.random.default_rng(seed).permutation(items)
     first = page * PAGE_ITEMS
     shown = items[first : first + PAGE_ITEMS].tolist()
-    return {"total": len(items), "first": first, "tiles": [_tile(index, item) for item in shown]}
+    tiles = [_tile(index, item) for item in shown]
+    return {"total": len(items), "pages": pages, "first": first, "tiles": tiles}
 
 
 def _chosen(index: Index, label: object) -> NDArray[np.int64] | None:
@@ -205,7 +203,7 @@ def received_pixels(opened: Opened, item: object) -> dict[str, object] | None:
         return {"reason": loading if opened.live.loading else absent, "loading": opened.live.loading}
     planes = encoder.received(item_image(opened.index, item))
     # what black and white become are the ends of the scale, whatever the processor does
-    ends = [encoder.received(Image.new("L", (1, 1), level)).mean((1, 2)).tolist() for level in (0, 255)]
+    ends = [encoder.received(Image.new("L", (1, 1), level))[:, 0, 0].tolist() for level in (0, 255)]
     return {"pixels": _pixels(planes, list(zip(*ends, strict=True)))}
 
 
@@ -261,8 +259,10 @@ _HTML = """
           <button type="button" data-order="random" aria-pressed="true">Random</button>
           <button type="button" data-order="number" aria-pressed="false">By number</button>
         </div>
-        <label class="explore-seed">Seed <input type="text" inputmode="numeric" autocomplete="off"></label>
-        <button type="button" class="explore-button" data-act="shuffle">Shuffle</button>
+        <div class="explore-seed">
+          <label>Seed <input type="text" inputmode="numeric" autocomplete="off"></label>
+          <button type="button" class="explore-button" data-act="shuffle">Shuffle</button>
+        </div>
       </div>
       <div class="explore-pager" role="group" aria-label="Pages">
         <button type="button" data-step="-1" aria-label="Previous page">
@@ -324,7 +324,7 @@ _HTML = """
         <canvas aria-hidden="true"></canvas>
       </div>
       <div class="explore-near">
-        <h4>Nearest neighbors</h4>
+        <h4>Nearest neighbors, with their similarity</h4>
         <div class="explore-strip"></div>
       </div>
     </div>
