@@ -447,7 +447,7 @@
   };
 
   const explained = () => {
-    if (values === "stored") return channel === "grey" ? "Grey is 0.299 R + 0.587 G + 0.114 B." : "";
+    if (values === "stored") return { grey: "Grey is 0.299 R + 0.587 G + 0.114 B.", color: "Each pixel has R, G, B." }[channel] ?? "";
     const { stored, received } = sets;
     const resized = stored.width !== received.width || stored.height !== received.height;
     const size = resized ? `Resized from ${stored.width} x ${stored.height} to ${received.width} x ${received.height}, then ` : "";
