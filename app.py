@@ -36,6 +36,7 @@ from index.standby import Opened, Standby
 from index.store import Index
 from ui.compare import comparing, random_item, splitting, verdict_html
 from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
+from ui.explore import ExploreView, explore_value
 from ui.link import read_link, view_tag
 from ui.map import Maps, MapView, map_value, preload_tag, selected_items
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
@@ -152,15 +153,18 @@ def build_page(desk: Desk) -> gr.Blocks:
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
         top = lay_out_top(desk)
-        with gr.Tabs(elem_classes="page-tabs"):
+        with gr.Tabs(elem_classes="page-tabs") as tabs:
             with gr.Tab("Search", id="search"):
                 search = lay_out_search(desk)
+            with gr.Tab("Explore", id="explore"):
+                explore = ExploreView(desk, explore_value(desk.key(desk.opened)))
             with gr.Tab("Compare", id="compare", visible=len(desk.standbys) > 1) as tab:
                 pair = lay_out_compare(desk)
         connect_lookups(desk, top, search)
         connect_selection(desk, search)
         connect_model(desk, top, search)
-        connect_arrival(desk, page, top, search)
+        connect_explore(desk, top, explore, tabs, search)
+        connect_arrival(desk, page, top, search, explore)
         connect_compare(desk, tab, top, search, pair)
         serve_api(desk)
     return page
@@ -248,6 +252,7 @@ def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
         gr.Dropdown(**class_choice(opened.index, found)),
         gr.Column(visible=opened.is_sample),
         k,
+        explore_value(desk.key(opened)),
         *on_page(desk, opened, found),
     ]
 
@@ -309,14 +314,27 @@ def connect_model(desk: Desk, top: Top, search: Search) -> None:
     search.pad.drawn(search_sketch, drawn, search.answer, **MODEL_QUEUE, **PRIVATE)
 
 
-def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search) -> None:
+def connect_explore(desk: Desk, top: Top, explore: ExploreView, tabs: gr.Tabs, search: Search) -> None:
+    """An explored item that is searched with: its answer, on the tab that shows answers."""
+
+    @in_words
+    def pick_item(which: int, k: int, event: gr.EventData) -> list:
+        opened = desk.at(which)
+        found = ask_item(opened, event.item, k)
+        return [gr.Tabs(selected="search"), *on_page(desk, opened, found)]
+
+    explore.pick(pick_item, [top.which, search.k], [tabs, *search.answer], **AT_ONCE, **PRIVATE)
+
+
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, explore: ExploreView) -> None:
     """What a page shows when it is opened, by its address, and when another index takes its place.
 
     The lines about index and model are looked at every few seconds while something is expected.
     """
     timer = gr.Timer(1)
     built = search.shown.value.key
-    index_parts = [top.head, search.label, search.examples, search.k, *search.answer]  # as in `renewed`
+    # as in `renewed`
+    index_parts = [top.head, search.label, search.examples, search.k, explore, *search.answer]
     unchanged = [gr.skip()] * len(index_parts)
 
     def status(which: int) -> list:

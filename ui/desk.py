@@ -40,6 +40,11 @@ class Desk:
     def key(self, opened: Opened) -> str:
         return self.maps.key(opened.index)
 
+    def find(self, key: object) -> Opened | None:
+        """The open index with this key, None if there is none: any visitor may ask."""
+        open_now = (standby.current for standby in self.standbys)
+        return next((opened for opened in open_now if key == self.key(opened)), None)
+
 
 def in_words(handler: Callable) -> Callable:
     """The handler, with what cannot be answered told to the visitor instead of logged as a fault."""
