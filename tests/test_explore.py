@@ -217,7 +217,7 @@ def test_questions_about_no_open_index_are_refused(
 ) -> None:
     standby = Standby(str(SAMPLE), None, SAMPLE)
     standby.open()
-    desk = Desk(standby, Maps(tmp_path_factory.mktemp("maps")))
+    desk = Desk((standby,), Maps(tmp_path_factory.mktemp("maps")))
     view = ExploreView(desk, explore_value(desk.key(desk.opened)))
     for function in (view.overview, view.samples, view.inspect, view.received):
         assert function(asked) is None
