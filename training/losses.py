@@ -29,7 +29,8 @@ def cross_entropy(targets: Tensor, cosines: Tensor) -> Tensor:
 def dino_loss(targets: Tensor, student: Tensor, local: Tensor) -> Tensor:
     """The mean over pairs of a teacher's global crop and a different crop of the student.
 
-    `targets` and `student` (2 * batch, prototypes) are of the global crops, `local` (locals * batch, prototypes).
+    `targets` and `student` (2 * batch, prototypes) are of the global crops, `local` (locals * batch,
+    prototypes) of the local ones.
     """
     first, second = targets.chunk(2)
     count = len(local) // len(first)

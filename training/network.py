@@ -27,9 +27,9 @@ class Head(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Normalizes by the batch's own statistics always, in the teacher too: nothing to track, nothing to lag behind.
+    """Normalizes by the batch's own statistics always, in the teacher too: nothing to track or to lag behind.
 
-    Worth 3.6 points of k-NN accuracy over a head without it.
+    Heads without it cost 3.6 points of k-NN accuracy in the first steps.
     """
 
     def __init__(self, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Sketches of images, made in other ways than the drawings that the student sees: what the evaluation asks with.
+"""Sketches of images, made in other ways than the drawings that the student sees, to be asked with.
 
 All functions take uint8 images (n, 28, 28), a light object on black, and return such: light lines on black.
 """
@@ -75,24 +75,27 @@ def _polygon(image: Images, rng: np.random.Generator) -> Images:
 
 
 def _contour(shape: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The outer border of the largest connected part, walked clockwise: (m, 2) row and column, at least one."""
+    """The outer border of the largest connected part, walked clockwise: (m, 2) row and column."""
     parts, count = ndimage.label(shape, np.ones((3, 3)))
     if count == 0:
         return np.array([[shape.shape[0] // 2, shape.shape[1] // 2]])
     part = np.pad(parts == 1 + np.argmax(np.bincount(parts.flat)[1:]), 1)
-    start = place = tuple(int(at) for at in np.argwhere(part)[0])
-    border, heading = [], 0
-    while True:
+    start = tuple(int(at) for at in np.argwhere(part)[0])
+    first = heading = _turn(part, start, 0)
+    place, border = start, []
+    while heading is not None:  # of a single pixel there is nowhere to go
         border.append(place)
-        for turn in range(-3, 5):  # look left and backwards first, keeping the ground to the left
-            step = STEPS[(heading + turn) % 8]
-            if part[place[0] + step[0], place[1] + step[1]]:
-                break
-        else:
-            break  # a single pixel
-        if place == start and len(border) > 1 and (heading + turn) % 8 == first:
+        place = (place[0] + STEPS[heading][0], place[1] + STEPS[heading][1])
+        heading = _turn(part, place, heading)
+        if place == start and heading == first:
             break
-        heading = (heading + turn) % 8
-        first = heading if len(border) == 1 else first
-        place = (place[0] + step[0], place[1] + step[1])
-    return np.array(border) - 1
+    return np.array(border or [start]) - 1
+
+
+def _turn(part: NDArray[np.bool_], place: tuple[int, int], heading: int) -> int | None:
+    """The step to the next border pixel: the leftmost one, so that the ground stays to the left."""
+    for turn in range(-3, 5):
+        down, right = STEPS[(heading + turn) % 8]
+        if part[place[0] + down, place[1] + right]:
+            return (heading + turn) % 8
+    return None

@@ -2,16 +2,15 @@
 
 python -m training.train --data FASHION_MNIST --out DIR
 
-FASHION_MNIST is a folder with the Parquet files of zalando-datasets/fashion_mnist; the digits come from the bundled
-sample. DIR receives checkpoint.pt, losses.jsonl, model/ (what transformers loads) and figures.json. Started again, an
-interrupted run goes on after its last checkpoint and ends as it would have without the interruption.
+FASHION_MNIST is a folder with the Parquet files of zalando-datasets/fashion_mnist; the digits come from the
+bundled sample. DIR receives checkpoint.pt, losses.jsonl, model/ (what transformers loads) and figures.json.
+Started again, an interrupted run goes on after its last checkpoint and ends as if nothing had happened.
 """
 
 import argparse
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -40,22 +39,22 @@ class Recipe:
     """Everything that a run depends on beside its images."""
 
     seed: int = 0
-    steps: int = 20_000
-    batch: int = 512
+    steps: int = 17_900
+    batch: int = 256
     patch: int = 4
     width: int = 192
-    depth: int = 11
+    depth: int = 8
     heads: int = 3
     drop_path: float = 0.05
     layer_scale: float = 0.1
     head_hidden: int = 1024
     head_bottleneck: int = 64
     prototypes: int = 2048
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.4e-3
     warm_up: float = 0.05  # of the steps
     weight_decay: tuple[float, float] = (0.04, 0.2)  # first, last
     clip: float = 3.0
-    momentum: float = 0.99  # of the teacher, rising to 1
+    momentum: float = 0.994  # of the teacher, rising to 1
     temperature: tuple[float, float] = (0.04, 0.05)  # of the teacher, over the first fifth
     ibot: float = 1.0
     koleo: float = 0.1
@@ -146,8 +145,9 @@ def precision(tensor: Tensor) -> torch.autocast:
 class Trainer:
     """Student, teacher and optimizer, and the images, on one device.
 
-    A step reads only tensors that stay where they are. On a GPU it is therefore recorded once, as a CUDA graph, and
-    then replayed: launched one by one, its thousands of small kernels leave the GPU idle half of the time.
+    A step reads only tensors that stay where they are. On a GPU it is therefore recorded once, as a CUDA
+    graph, and then replayed: launched one by one, its thousands of small kernels leave the GPU idle half of
+    the time.
     """
 
     def __init__(self, recipe: Recipe, images: Tensor, flippable: Tensor, device: str) -> None:
@@ -172,6 +172,8 @@ class Trainer:
             capturable=device != "cpu",
         )
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.warmed = 0  # steps made without it
+        self.order: Tensor | None = None  # of the images in this epoch
         self.targets_of, self.losses_of = targets_of, losses_of
         if device != "cpu":
             self._compile()
@@ -247,24 +249,23 @@ class Trainer:
     def _next_batch(self) -> Tensor:
         """The images of this step (batch,): each epoch in an order of its own, the rest of it dropped."""
         epoch, place = divmod(self.step, len(self.images) // self.recipe.batch)
-        if place == 0 or not hasattr(self, "_order"):
+        if place == 0 or self.order is None:
             generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
-            self._order = torch.randperm(len(self.images), generator=generator).to(self.device)
-        return self._order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
+            self.order = torch.randperm(len(self.images), generator=generator).to(self.device)
+        return self.order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
 
     def _compile(self) -> None:
-        """Compiles one layer, which all share, and the heads: half a minute, where the whole takes several."""
+        """Compiles the heads and one layer, which all share: half a minute, where the whole takes several."""
         torch.set_float32_matmul_precision("high")
         self.targets_of = torch.compile(targets_of, dynamic=False)
         self.losses_of = torch.compile(losses_of, dynamic=False)
         for network in (self.student, self.teacher):
             for layer in network.backbone.encoder.layer:
                 layer.compile(dynamic=False)
-        self._warm = 0
 
     def _replay(self) -> None:
         """The step from its CUDA graph; the first few without, then it is recorded."""
-        if self._warm < WARM_UP:
+        if self.warmed < WARM_UP:
             stream = (
                 torch.cuda.Stream()
             )  # as recording does: gradients must not be tied to the default stream
@@ -272,7 +273,7 @@ class Trainer:
             with torch.cuda.stream(stream):
                 self._step()
             torch.cuda.current_stream().wait_stream(stream)
-            self._warm += 1
+            self.warmed += 1
             return
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
@@ -322,7 +323,7 @@ def save_checkpoint(trainer: Trainer, history: list[Losses], checkpoint: Path) -
     losses = [tuple(losses) for losses in history]
     partial = checkpoint.with_suffix(".partial")
     torch.save({**trainer.state(), "recipe": asdict(trainer.recipe), "history": losses}, partial)
-    os.replace(partial, checkpoint)
+    partial.replace(checkpoint)
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:
