@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import gradio as gr
 from gradio.events import Dependency
@@ -32,8 +33,10 @@ from index.query import (
 from index.standby import Opened, Standby
 from index.store import Index
 from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
+from ui.hygiene import HygieneView
 from ui.link import read_link, view_tag
-from ui.map import Maps, MapView, map_value, preload_tag, selected_items
+from ui.map import Maps, MapView, Selection, map_value, preload_tag, selected_items
+from ui.quality import QualityView
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
 from ui.selection import SelectionView, selection_value
 from ui.sketch import SketchPad
@@ -144,13 +147,18 @@ def build_page(desk: Desk) -> gr.Blocks:
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
         top = lay_out_top(desk)
-        with gr.Tabs(elem_classes="page-tabs") as tabs:  # noqa: F841
+        with gr.Tabs(elem_classes="page-tabs") as tabs:
             with gr.Tab("Search", id="search"):
                 search = lay_out_search(desk)
+            with gr.Tab("Quality", id="quality"):
+                quality = QualityView(desk.maps, desk.key(desk.opened))
+            with gr.Tab("Data hygiene", id="hygiene"):
+                hygiene = HygieneView(desk, desk.key(desk.opened))
         connect_lookups(desk, search)
         connect_selection(desk, search)
+        connect_reports(desk, tabs, search, quality, hygiene)
         connect_model(desk, search)
-        connect_arrival(desk, page, top, search)
+        connect_arrival(desk, page, top, search, [quality, hygiene])
         serve_api(desk)
     return page
 
@@ -215,6 +223,7 @@ def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
         gr.Dropdown(**class_choice(opened.index, found)),
         gr.Column(visible=opened.is_sample),
         k,
+        *[desk.key(opened)] * 2,  # the reports
         *on_page(desk, opened, found),
     ]
 
@@ -257,6 +266,41 @@ def connect_selection(desk: Desk, search: Search) -> None:
     search.view.selected(show_selection, None, search.selection, **AT_ONCE, **PRIVATE)
 
 
+def connect_reports(
+    desk: Desk, tabs: gr.Tabs, search: Search, quality: QualityView, hygiene: HygieneView
+) -> None:
+    """Items of a report: marked on the map, looked at there, or searched with."""
+
+    def mark(shown: Shown, k: int, event: gr.EventData) -> list:
+        return selected(desk, shown, k, event)
+
+    def show(shown: Shown, k: int, event: gr.EventData) -> list:
+        return [gr.Tabs(selected="search"), *selected(desk, shown, k, event)]
+
+    @in_words
+    def pick_item(k: int, event: gr.EventData) -> list:
+        opened = desk.opened
+        return [gr.Tabs(selected="search"), *on_page(desk, opened, ask_item(opened, event.item, k))]
+
+    on_map, asked = [search.view, search.selection], [search.shown, search.k]
+    quality.chosen(mark, asked, on_map, **AT_ONCE, **PRIVATE)
+    quality.shown(show, asked, [tabs, *on_map], **AT_ONCE, **PRIVATE)
+    hygiene.shown(show, asked, [tabs, *on_map], **AT_ONCE, **PRIVATE)
+    quality.pick(pick_item, search.k, [tabs, *search.answer], **AT_ONCE, **PRIVATE)
+    hygiene.pick(pick_item, search.k, [tabs, *search.answer], **AT_ONCE, **PRIVATE)
+
+
+def selected(desk: Desk, shown: Shown, k: int, event: gr.EventData) -> list:
+    """The items that an event names, selected on the map, if it is still their index's, and listed below."""
+    index, key = desk.opened.index, getattr(event, "key", None)
+    items = selected_items(index, event)
+    if items is None or not key == shown.key == desk.maps.key(index):
+        return [gr.skip(), gr.skip()]
+    selection = Selection(uuid4().hex, tuple(items.tolist()))
+    found = answer(index, shown.query, whole_k(k))
+    return [map_value(desk.maps, key, found, selection), selection_value(index, key, items)]
+
+
 def connect_model(desk: Desk, search: Search) -> None:
     """What needs the model: uploads, example images and sketches."""
 
@@ -276,14 +320,15 @@ def connect_model(desk: Desk, search: Search) -> None:
     search.pad.drawn(search_sketch, [search.pad, search.k], search.answer, **MODEL_QUEUE, **PRIVATE)
 
 
-def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search) -> None:
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, reports: list[gr.HTML]) -> None:
     """What a page shows when it is opened, by its address, and when another index has come meanwhile.
 
     The lines about index and model are looked at every few seconds while something is expected.
     """
     timer = gr.Timer(1)
     built = search.shown.value.key
-    index_parts = [top.head, search.label, search.examples, search.k, *search.answer]  # as in `renewed`
+    # as in `renewed`
+    index_parts = [top.head, search.label, search.examples, search.k, *reports, *search.answer]
     unchanged = [gr.skip()] * len(index_parts)
 
     def status(opened: Opened) -> list:

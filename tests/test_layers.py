@@ -26,6 +26,9 @@ LAYERS = [
 UI_SEES = {
     "embedding.image",
     "index.calibration",
+    "index.figures",
+    "index.hygiene",
+    "index.live",
     "index.manifest",
     "index.projection",
     "index.query",
