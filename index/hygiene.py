@@ -260,9 +260,9 @@ def _usual_shares(
 def _suspect_reason(index: Index, neighbors: NeighborLists, item: int, rival: int) -> str:
     voters, label = index.labels[neighbors.ids[item]], index.labels[item]
     classes = index.manifest.classes
-    agreeing = int((voters == label).sum())
+    against, agreeing = int((voters == rival).sum()), int((voters == label).sum())
     return (
-        f"{int((voters == rival).sum())} of its {len(voters)} nearest are {classes[rival]}, "
+        f"{against} of its {len(voters)} nearest {'is' if against == 1 else 'are'} {classes[rival]}, "
         f"{agreeing or 'none'} {'is' if agreeing == 1 else 'are'} {classes[label]}, as it is labeled."
     )
 

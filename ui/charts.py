@@ -11,7 +11,7 @@ from html import escape
 from index.manifest import ReliabilityBin
 
 WIDTH, HEIGHT = 360, 240
-LEFT, RIGHT, TOP, BOTTOM = 44, 348, 12, 200  # the edges of what lies between the axes
+LEFT, RIGHT, TOP, BOTTOM = 44, 348, 28, 200  # the edges of what lies between the axes
 K_TICKS = (1, 2, 5, 10, 20, 50, 100)
 STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # between the ticks of a share's axis
 MOST_TICKS = 5
@@ -51,7 +51,7 @@ def curves_svg(curves: Sequence[Curve]) -> str:
     marks += [_tick_x(x(math.log(k)), str(k)) for k in K_TICKS if k <= last]
     drawn = [_curve_svg(curve, number, x, y) for number, curve in enumerate(curves)]
     label = "k-NN accuracy against k: the values are in the table below"
-    return _svg(label, "k, how many neighbors vote", [*marks, *drawn])
+    return _svg(label, "accuracy", "k, how many neighbors vote", [*marks, *drawn])
 
 
 def legend_html(curves: Sequence[Curve]) -> str:
@@ -73,7 +73,9 @@ def reliability_svg(bins: Sequence[ReliabilityBin]) -> str:
     most = max(row.count for row in bins)
     circles = [_bin_svg(row, x, y, 4 + 8 * math.sqrt(row.count / most)) for row in bins]
     label = "Votes said to be right against votes that were: the values are in the table below"
-    return _svg(label, "said to be right", [*marks, f'<line class="chart-even" {ends}/>', *circles])
+    return _svg(
+        label, "were right", "said to be right", [*marks, f'<line class="chart-even" {ends}/>', *circles]
+    )
 
 
 def share_ticks(low: float, high: float) -> list[float]:
@@ -83,11 +85,15 @@ def share_ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 6) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _svg(label: str, below: str, parts: Sequence[str]) -> str:
-    title = f'<text class="chart-title" x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 4}">{escape(below)}</text>'
+def _svg(label: str, beside: str, below: str, parts: Sequence[str]) -> str:
+    """The parts with the names of both axes."""
+    titles = (
+        f'<text x="{LEFT}" y="12">{escape(beside)}</text>'
+        f'<text class="chart-title" x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 4}">{escape(below)}</text>'
+    )
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}{title}</svg>"
+        f"{''.join(parts)}{titles}</svg>"
     )
 
 

@@ -29,8 +29,9 @@ const load = async () => {
 
 element.addEventListener("click", async (event) => {
   const at = (selector) => event.target.closest(selector);
-  if (at("[data-item]")) trigger("pick", { item: Number(at("[data-item]").dataset.item) });
-  if (at("[data-show]")) trigger("shown", { key: props.value, items: at("[data-show]").dataset.show.split(" ").map(Number) });
+  const wanted = at("[data-item]")?.dataset.item, shows = at("[data-show]")?.dataset.show.split(" ").map(Number);
+  if (wanted) trigger("pick", { item: Number(wanted) }), go(".results-query");
+  if (shows) trigger("shown", { key: props.value, items: shows }), go(".map-frame");
   if (at("[data-kind]")) (kind = at("[data-kind]").dataset.kind), (page = 0), load();
   if (at("[data-page]")) {
     page = Number(at("[data-page]").dataset.page);

@@ -16,17 +16,17 @@ from index.manifest import FormatError
 from index.standby import Opened
 from index.store import Index, NeighborLists, read_held_out, read_neighbors
 from ui.desk import Desk
-from ui.export import EXPORT_BUTTONS, EXPORT_SCRIPT, table_file
+from ui.export import EXPORT_BUTTONS, table_file
 from ui.map import for_browsers
 from ui.palette import swatch
+from ui.report import REPORT_SCRIPT, note_html
 from ui.results import crisp, data_url, item_picture
-from ui.tables import note_html
 
 PAGE = 20
 EVIDENCE = 6  # neighbors beside a finding
 MEMBERS = 12  # items of a group that are shown
 KINDS = {
-    "suspects": "Labels",
+    "suspects": "Label suspects",
     "outliers": "Outliers",
     "duplicates": "Near-duplicate pairs",
     "groups": "Groups",
@@ -45,7 +45,7 @@ class HygieneView(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="report hygiene"><p role="status">One moment …</p></div>',
-            js_on_load=EXPORT_SCRIPT + Path(__file__).with_name("hygiene.js").read_text(encoding="utf-8"),
+            js_on_load=REPORT_SCRIPT + Path(__file__).with_name("hygiene.js").read_text(encoding="utf-8"),
             apply_default_css=False,
             server_functions=_server_functions(desk, Inspections()),
             **layout,
@@ -192,16 +192,16 @@ def finding(found: Inspection, row: LabelSuspect | Outlier | Duplicate | Leak | 
         reason = f"{len(row)} items are the same picture, or nearly, each as another of them."
         return Finding(item_picture(index, row[0]), f"{len(row)} items", reason, row, row, row[0])
     if isinstance(row, Duplicate):
-        title = f"{_name(index, row.item)} and item {row.other}"
+        title = f"{_name(index, row.item)} and {_number(row.other)}"
         both = (row.item, row.other)
         return Finding(item_picture(index, row.item), title, row.reason, (row.other,), both, row.item)
     if isinstance(row, Leak):
-        title = f"{_class(index, row.label)}held-out row {row.source_row}"
+        title = f"{_class(index, row.label)} <small>held-out row {row.source_row}</small>"
         picture = _file_picture(index, found.held_out.get(row.source_row))
         return Finding(picture, title, row.reason, (row.item,), (row.item,), row.item)
     title = _name(index, row.item)
     if isinstance(row, LabelSuspect):
-        title += f" → {_class(index, row.suggested).strip()}"
+        title = f"{_class(index, row.label)} → {_class(index, row.suggested)} {_number(row.item)}"
     beside = found.neighbors.ids[row.item][:EVIDENCE].tolist()
     return Finding(item_picture(index, row.item), title, row.reason, beside, (row.item,), row.item)
 
@@ -299,9 +299,13 @@ def _file_picture(index: Index, file: bytes | None) -> str:
 
 
 def _name(index: Index, item: int) -> str:
-    return f"{_class(index, int(index.labels[item]))}item {item}"
+    return f"{_class(index, int(index.labels[item]))} {_number(item)}"
+
+
+def _number(item: int) -> str:
+    return f"<small>item {item}</small>"
 
 
 def _class(index: Index, label: int) -> str:
     """A class with its mark; nothing where there are no classes."""
-    return f"{swatch(label)}{escape(index.manifest.classes[label])} " if index.manifest.source.labeled else ""
+    return f"{swatch(label)}{escape(index.manifest.classes[label])}" if index.manifest.source.labeled else ""

@@ -36,11 +36,11 @@ def confused_items(index: Index, label: object, predicted: object) -> NDArray[np
 def cell_html(index: Index, items: NDArray[np.int64], label: int, predicted: int) -> str:
     """The first items of a cell, and what can be done with all of them."""
     name, other = (escape(index.manifest.classes[number]) for number in (label, predicted))
-    what = f"{name}, and voted so" if label == predicted else f"{name}, voted {other}"
+    what = f"{name}, voted {other}: {len(items):,} item{'' if len(items) == 1 else 's'}"
     tiles = "".join(item_tile(index, item) for item in items[:SHOWN].tolist())
     more = f'<p class="report-note">The first {SHOWN} are shown.</p>' if len(items) > SHOWN else ""
     return (
-        f'<div class="report-caption"><strong>{len(items):,} {what}</strong>'
+        f'<div class="report-caption"><strong>{what}</strong>'
         f'<button type="button" class="link" data-show>Show on map</button>{EXPORT_BUTTONS}</div>'
         f'<div class="selection-strip">{tiles}</div>{more}'
     )
@@ -87,7 +87,7 @@ def _mistakes_html(votes: Votes, classes: tuple[str, ...], limit: int) -> str:
         return '<p class="report-note">Every item was voted into its own class.</p>'
     rows = "".join(
         f'<li><button type="button" class="link" data-cell="{label} {other}" aria-pressed="false">'
-        f"{count:,} of {support[label]:,} {escape(classes[label])} were taken for {escape(classes[other])}"
+        f"{escape(classes[label])} taken for {escape(classes[other])}: {count:,} of {support[label]:,}"
         "</button></li>"
         for count, label, other in worst
     )

@@ -33,8 +33,8 @@ const open = async (button) => {
 element.addEventListener("click", (event) => {
   const at = (selector) => event.target.closest(selector);
   if (at("[data-cell]")) open(at("[data-cell]"));
-  if (at("[data-item]")) trigger("pick", { item: Number(at("[data-item]").dataset.item) });
-  if (at("[data-show]")) trigger("shown", { key: cell.key, items: cell.items });
+  if (at("[data-item]")) trigger("pick", { item: Number(at("[data-item]").dataset.item) }), go(".results-query");
+  if (at("[data-show]")) trigger("shown", { key: cell.key, items: cell.items }), go(".map-frame");
   exported(event, (format) =>
     at(".cell-items")
       ? server.export_items(cell.key, cell.items, null, format)

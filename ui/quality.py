@@ -14,11 +14,12 @@ from index.manifest import Calibration, Manifest
 from index.projection import describe_layouts, layout_title
 from index.store import Index
 from ui.charts import Curve, curves_svg, legend_html, reliability_svg
-from ui.export import EXPORT_BUTTONS, EXPORT_SCRIPT, item_export, table_file
+from ui.export import EXPORT_BUTTONS, item_export, table_file
 from ui.map import Maps, for_browsers
 from ui.matrix import cell_html, confused_items, confusion_html
 from ui.palette import swatch
-from ui.tables import (
+from ui.report import (
+    REPORT_SCRIPT,
     Column,
     Row,
     as_bar,
@@ -47,7 +48,7 @@ class QualityView(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="report quality"><p role="status">One moment …</p></div>',
-            js_on_load=EXPORT_SCRIPT + Path(__file__).with_name("quality.js").read_text(encoding="utf-8"),
+            js_on_load=REPORT_SCRIPT + Path(__file__).with_name("quality.js").read_text(encoding="utf-8"),
             apply_default_css=False,
             server_functions=[*_server_functions(maps), item_export(maps)],
             **layout,

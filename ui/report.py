@@ -1,13 +1,33 @@
-"""Tables as HTML: captions, rows that begin with a heading, and buttons that save them as files."""
+"""What the tabs of figures and lists share: tables as HTML, saved as files, and the way to the map."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ui.export import EXPORT_BUTTONS
+from ui.export import EXPORT_BUTTONS, EXPORT_SCRIPT
 
 Row = dict[str, Any]
+
+
+# For js_on_load: `go(selector)` takes eyes and keyboard to what the search tab shows, as soon as it does
+REPORT_SCRIPT = (
+    EXPORT_SCRIPT
+    + """
+const go = (selector) => {
+  const end = performance.now() + 5000;
+  const look = () => {
+    const target = document.querySelector(selector);
+    if (target?.offsetParent) {
+      if (target.tabIndex < 0) target.tabIndex = -1;
+      target.focus({ preventScroll: true });
+      target.scrollIntoView({ block: "nearest" });
+    } else if (performance.now() < end) requestAnimationFrame(look);
+  };
+  look();
+};
+"""
+)
 
 
 @dataclass(frozen=True)
