@@ -10,6 +10,7 @@ from html import escape
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import gradio as gr
 from gradio.events import Dependency
@@ -37,8 +38,10 @@ from index.store import Index
 from ui.compare import comparing, random_item, splitting, verdict_html
 from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
 from ui.explore import ExploreView, explore_value
+from ui.hygiene import HygieneView
 from ui.link import read_link, view_tag
-from ui.map import Maps, MapView, map_value, preload_tag, selected_items
+from ui.map import Maps, MapView, Selection, map_value, preload_tag, selected_items
+from ui.quality import QualityView
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
 from ui.selection import SelectionView, selection_value
 from ui.sketch import SketchPad
@@ -158,13 +161,18 @@ def build_page(desk: Desk) -> gr.Blocks:
                 search = lay_out_search(desk)
             with gr.Tab("Explore", id="explore"):
                 explore = ExploreView(desk, explore_value(desk.key(desk.opened)))
+            with gr.Tab("Quality", id="quality"):
+                quality = QualityView(desk.maps, desk.key(desk.opened))
+            with gr.Tab("Data hygiene", id="hygiene"):
+                hygiene = HygieneView(desk, desk.key(desk.opened))
             with gr.Tab("Compare", id="compare", visible=len(desk.standbys) > 1) as tab:
                 pair = lay_out_compare(desk)
+        reports = Reports(explore, quality, hygiene)
         connect_lookups(desk, top, search)
         connect_selection(desk, search)
         connect_model(desk, top, search)
-        connect_explore(desk, top, explore, tabs, search)
-        connect_arrival(desk, page, top, search, explore)
+        connect_reports(desk, tabs, top, search, reports)
+        connect_arrival(desk, page, top, search, reports)
         connect_compare(desk, tab, top, search, pair)
         serve_api(desk)
     return page
@@ -253,6 +261,7 @@ def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
         gr.Column(visible=opened.is_sample),
         k,
         explore_value(desk.key(opened)),
+        *[desk.key(opened)] * 2,  # the other reports
         *on_page(desk, opened, found),
     ]
 
@@ -294,6 +303,53 @@ def connect_selection(desk: Desk, search: Search) -> None:
     search.view.selected(show_selection, None, search.selection, **AT_ONCE, **PRIVATE)
 
 
+@dataclass(frozen=True)
+class Reports:
+    """The tabs about the data as a whole."""
+
+    explore: ExploreView
+    quality: QualityView
+    hygiene: HygieneView
+
+    @property
+    def views(self) -> list:
+        """In the order of `renewed`."""
+        return [self.explore, self.quality, self.hygiene]
+
+
+def connect_reports(desk: Desk, tabs: gr.Tabs, top: Top, search: Search, reports: Reports) -> None:
+    """Items of a report: marked on the map, looked at there, or searched with."""
+
+    def mark(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
+        return selected(desk, desk.at(which), shown, k, event)
+
+    def show(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
+        return [gr.Tabs(selected="search"), *selected(desk, desk.at(which), shown, k, event)]
+
+    @in_words
+    def pick_item(which: int, k: int, event: gr.EventData) -> list:
+        opened = desk.at(which)
+        return [gr.Tabs(selected="search"), *on_page(desk, opened, ask_item(opened, event.item, k))]
+
+    asked, on_map = [top.which, search.k, search.shown], [search.view, search.selection]
+    reports.quality.chosen(mark, asked, on_map, **AT_ONCE, **PRIVATE)
+    for view in (reports.quality, reports.hygiene):
+        view.shown(show, asked, [tabs, *on_map], **AT_ONCE, **PRIVATE)
+    for view in reports.views:
+        view.pick(pick_item, asked[:2], [tabs, *search.answer], **AT_ONCE, **PRIVATE)
+
+
+def selected(desk: Desk, opened: Opened, shown: Shown, k: int, event: gr.EventData) -> list:
+    """The items that an event names, selected on the map, if it is still their index's, and listed below."""
+    index, key = opened.index, getattr(event, "key", None)
+    items = selected_items(index, event)
+    if items is None or not key == shown.key == desk.key(opened):
+        return [gr.skip(), gr.skip()]
+    selection = Selection(uuid4().hex, tuple(items.tolist()))
+    found = answer(index, shown.query, whole_k(k))
+    return [map_value(desk.maps, key, found, selection), selection_value(index, key, items)]
+
+
 def connect_model(desk: Desk, top: Top, search: Search) -> None:
     """What needs the model: uploads, example images and sketches."""
 
@@ -314,19 +370,7 @@ def connect_model(desk: Desk, top: Top, search: Search) -> None:
     search.pad.drawn(search_sketch, drawn, search.answer, **MODEL_QUEUE, **PRIVATE)
 
 
-def connect_explore(desk: Desk, top: Top, explore: ExploreView, tabs: gr.Tabs, search: Search) -> None:
-    """An explored item that is searched with: its answer, on the tab that shows answers."""
-
-    @in_words
-    def pick_item(which: int, k: int, event: gr.EventData) -> list:
-        opened = desk.at(which)
-        found = ask_item(opened, event.item, k)
-        return [gr.Tabs(selected="search"), *on_page(desk, opened, found)]
-
-    explore.pick(pick_item, [top.which, search.k], [tabs, *search.answer], **AT_ONCE, **PRIVATE)
-
-
-def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, explore: ExploreView) -> None:
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, reports: Reports) -> None:
     """What a page shows when it is opened, by its address, and when another index takes its place.
 
     The lines about index and model are looked at every few seconds while something is expected.
@@ -334,7 +378,7 @@ def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, explo
     timer = gr.Timer(1)
     built = search.shown.value.key
     # as in `renewed`
-    index_parts = [top.head, search.label, search.examples, search.k, explore, *search.answer]
+    index_parts = [top.head, search.label, search.examples, search.k, *reports.views, *search.answer]
     unchanged = [gr.skip()] * len(index_parts)
 
     def status(which: int) -> list:

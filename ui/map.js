@@ -477,6 +477,7 @@
     const wanted = props.value.selection;
     if (!wanted || wanted.id === followed) return;
     followed = wanted.id;
+    chosen = new Set();
     adopt(wanted.items);
   };
 
