@@ -45,6 +45,10 @@ class Encoder(Protocol):
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]: ...
 
+    def received(self, image: Image.Image) -> NDArray[np.float32]:
+        """What the network is fed for an image: (3, side, side), resized and normalized."""
+        ...
+
 
 def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path]:
     """The model's pinned reference and the folder with its files; a Hub id is downloaded, or cached already.
@@ -105,18 +109,27 @@ class Dinov2Encoder:
         """Embeddings of shape (n, dimension), float32 unit rows, of square images of any size and mode."""
         if not images:
             return np.empty((0, self.dimension), np.float32)
-        inputs = self._processor(
-            [image.convert("RGB") for image in images],
-            size={"height": self._side, "width": self._side},
-            do_center_crop=False,  # the default crop cuts 12.5 % off every side, where sleeves and toes are
-            return_tensors="pt",
-        )
+        pixels = self._torch.from_numpy(self._pixels(images)).to(self.device)
         with self._torch.inference_mode():
-            hidden = self._model(pixel_values=inputs["pixel_values"].to(self.device)).last_hidden_state
+            hidden = self._model(pixel_values=pixels).last_hidden_state
             cls = hidden[:, 0].float().cpu().numpy()  # (n, d), after the last LayerNorm
             mean = hidden[:, self._patches_from :].mean(1).float().cpu().numpy()
         parts = {"cls": [cls], "mean": [mean], "both": [cls, mean]}[self._pooling]
         return _unit(np.hstack([_unit(part) for part in parts]))
+
+    def received(self, image: Image.Image) -> NDArray[np.float32]:
+        """What the network is fed for an image: (3, side, side), resized and normalized."""
+        return self._pixels([image])[0]
+
+    def _pixels(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """The images as the network's input, (n, 3, side, side)."""
+        inputs = self._processor(
+            [image.convert("RGB") for image in images],
+            size={"height": self._side, "width": self._side},
+            do_center_crop=False,  # the default crop cuts 12.5 % off every side, where sleeves and toes are
+            return_tensors="np",
+        )
+        return inputs["pixel_values"]
 
 
 def encode_batches(

@@ -9,6 +9,7 @@ import numpy as np
 
 from embedding.encoder import Dinov2Encoder, Encoder, ModelError, fetch_model
 from embedding.image import QueryError
+from embedding.zero_gpu import lend
 from index.query import item_image
 from index.store import Index
 
@@ -61,6 +62,11 @@ class LiveModel:
         """Why uploads and sketches cannot be answered, None if they can or the model is still loading."""
         return self._reason
 
+    @property
+    def ready(self) -> Encoder | None:
+        """The encoder if it is here already."""
+        return self._encoder
+
     def encoder(self) -> Encoder:
         """The encoder, waited for. Raises QueryError where it cannot be had or does not fit the index."""
         self._settled.wait()
@@ -109,7 +115,7 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     """The index's own model, loaded and compared with the index. Raises ModelError where they disagree."""
     made_by = index.manifest.model
     reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
-    encoder = Dinov2Encoder(folder, pooling=made_by.pooling)
+    encoder = lend(Dinov2Encoder(folder, pooling=made_by.pooling))
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
         raise ModelError(

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"embedding", "embedding.fetch", "embedding.ground", "embedding.models"},
     {"embedding.image", "embedding.encoder"},
+    {"embedding.zero_gpu"},
     {"index.manifest"},
     {"index.store"},
     {"index.figures", "index.pixels", "index.search", "index.projection", "index.source", "index.hub"},
@@ -26,6 +27,7 @@ LAYERS = [
 UI_SEES = {
     "embedding.image",
     "index.calibration",
+    "index.compare",
     "index.figures",
     "index.hygiene",
     "index.live",
@@ -38,6 +40,7 @@ UI_SEES = {
 }
 APP_SEES = {
     "embedding.image",
+    "index.compare",
     "index.live",
     "index.manifest",
     "index.query",

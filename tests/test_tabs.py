@@ -255,7 +255,7 @@ def test_a_missing_folder_is_told_without_its_path_and_tried_again(index: Index,
 def test_what_is_no_list_is_answered_with_nothing(tmp_path: Path) -> None:
     standby = Standby(str(SAMPLE), None, SAMPLE)
     standby.open()
-    desk = Desk(standby, Maps(tmp_path))
+    desk = Desk((standby,), Maps(tmp_path))
     functions, key = hygiene_functions(desk, Inspections()), desk.key(desk.opened)
     for payload in (
         ("?", "suspects", 0),

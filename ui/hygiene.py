@@ -133,8 +133,8 @@ def _server_functions(desk: Desk, inspections: Inspections) -> list[Callable]:
     """What a browser may ask for, None where it is not there: a page of findings, all of a kind as a file."""
 
     def findings(key: object, kind: object, page: object) -> dict[str, object] | None:
-        opened = desk.opened
-        work = inspections.of(key, opened) if key == desk.key(opened) else inspections.known(key)
+        opened = desk.find(key)
+        work = inspections.of(key, opened) if opened else inspections.known(key)
         if work is None or not isinstance(kind, str) or kind not in KINDS or type(page) is not int:
             return None
         return work_value(work, kind, page)
