@@ -446,4 +446,12 @@ def test_map_without_webgl_says_so(playwright: Playwright, address: str) -> None
 
 def test_stylesheet_and_scripts_are_the_projects_own() -> None:
     names = [file.name for file in (ROOT / "ui").iterdir() if file.suffix in (".js", ".css")]
-    assert sorted(names) == ["hygiene.js", "map.js", "quality.js", "sketch.js", "style.css", "upload.js"]
+    assert sorted(names) == [
+        "explore.js",
+        "hygiene.js",
+        "map.js",
+        "quality.js",
+        "sketch.js",
+        "style.css",
+        "upload.js",
+    ]

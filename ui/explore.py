@@ -19,12 +19,11 @@ from index.standby import Opened
 from index.store import Index
 from ui.desk import Desk
 from ui.palette import color_of, swatch
-from ui.results import MAX_CRISP_SIDE, data_url
+from ui.results import MAX_CRISP_SIDE, thumbnail
 
 PAGE_ITEMS = 48  # fills rows of 3, 4, 6, 8 and 12
 MAX_SEED = 2**32 - 1
 NEIGHBORS = 10
-TILE_SIDE = 160  # pixels
 
 
 class ExploreView(gr.HTML):
@@ -158,20 +157,7 @@ def _is_below(value: object, end: int) -> bool:
 def _tile(index: Index, item: int) -> dict[str, object]:
     """An item as the browser shows it in passing: its class by number."""
     label = int(index.labels[item]) if index.manifest.source.labeled else None
-    return {"item": item, "label": label, "image": _thumbnail(index.images[item])}
-
-
-def _thumbnail(file: bytes) -> str:
-    """An image file as a data URL: as it is, or if it is large, small enough for a page of them."""
-    image = Image.open(BytesIO(file))
-    if max(image.size) <= TILE_SIDE:
-        return data_url(file)
-    image.draft("RGB", (TILE_SIDE, TILE_SIDE))  # a JPEG decoder skips what a small tile does not need
-    small = flatten(image)
-    small.thumbnail((TILE_SIDE, TILE_SIDE))
-    buffer = BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return data_url(buffer.getvalue())
+    return {"item": item, "label": label, "image": thumbnail(index.images[item])}
 
 
 # ---- One item

@@ -20,7 +20,7 @@ from ui.export import EXPORT_BUTTONS, table_file
 from ui.map import for_browsers
 from ui.palette import swatch
 from ui.report import REPORT_SCRIPT, note_html
-from ui.results import crisp, data_url, item_picture
+from ui.results import crisp, item_picture, thumbnail
 
 PAGE = 20
 EVIDENCE = 6  # neighbors beside a finding
@@ -133,8 +133,8 @@ def _server_functions(desk: Desk, inspections: Inspections) -> list[Callable]:
     """What a browser may ask for, None where it is not there: a page of findings, all of a kind as a file."""
 
     def findings(key: object, kind: object, page: object) -> dict[str, object] | None:
-        opened = desk.opened
-        work = inspections.of(key, opened) if key == desk.key(opened) else inspections.known(key)
+        opened = desk.find(key)
+        work = inspections.of(key, opened) if opened else inspections.known(key)
         if work is None or not isinstance(kind, str) or kind not in KINDS or type(page) is not int:
             return None
         return work_value(work, kind, page)
@@ -295,7 +295,7 @@ def _evidence_html(index: Index, item: int) -> str:
 def _file_picture(index: Index, file: bytes | None) -> str:
     if file is None:
         return '<span class="picture"></span>'
-    return f'<img class="picture{crisp(index.manifest.preparation.size)}" src="{data_url(file)}" alt="">'
+    return f'<img class="picture{crisp(index.manifest.preparation.size)}" src="{thumbnail(file)}" alt="">'
 
 
 def _name(index: Index, item: int) -> str:

@@ -68,10 +68,9 @@ def _server_functions(maps: Maps) -> list[Callable]:
     def cell(key: object, label: object, predicted: object) -> dict[str, object] | None:
         index = maps.index(key)
         items = None if index is None else confused_items(index, label, predicted)
-        return items is not None and {
-            "items": items.tolist(),
-            "html": cell_html(index, items, label, predicted),
-        }
+        if items is None:
+            return None
+        return {"items": items.tolist(), "html": cell_html(index, items, label, predicted)}
 
     def export_table(key: object, name: object, format: object) -> dict[str, str] | None:
         index = maps.index(key)
