@@ -360,7 +360,7 @@ def test_open_tabs_follow_the_index_that_is_looked_at(page: Page, index: Index, 
     tab(page, "Quality", ".matrix")
     page.locator(".page-which label").nth(1).click()
     expect(page.locator(".quality")).to_contain_text("built before votes were judged")
-    expect(page.locator(".figures")).to_contain_text(f"{sample.manifest.metrics.trustworthiness:.4f}")
+    expect(page.locator(".report-figures")).to_contain_text(f"{sample.manifest.metrics.trustworthiness:.4f}")
     tab(page, "Data hygiene", ".kinds")
     expect(page.locator("[data-kind=outliers]")).to_contain_text("50", timeout=2 * PATIENCE)
     assert page.faults == []
