@@ -167,11 +167,12 @@ def build_page(desk: Desk) -> gr.Blocks:
                 hygiene = HygieneView(desk, desk.key(desk.opened))
             with gr.Tab("Compare", id="compare", visible=len(desk.standbys) > 1) as tab:
                 pair = lay_out_compare(desk)
+        reports = Reports(explore, quality, hygiene)
         connect_lookups(desk, top, search)
         connect_selection(desk, search)
         connect_model(desk, top, search)
-        connect_tabs(desk, top, tabs, search, explore, quality, hygiene)
-        connect_arrival(desk, page, top, search, [explore, quality, hygiene])
+        connect_reports(desk, tabs, top, search, reports)
+        connect_arrival(desk, page, top, search, reports)
         connect_compare(desk, tab, top, search, pair)
         serve_api(desk)
     return page
@@ -260,8 +261,7 @@ def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
         gr.Column(visible=opened.is_sample),
         k,
         explore_value(desk.key(opened)),
-        desk.key(opened),  # of the Quality tab
-        desk.key(opened),  # of the Data hygiene tab
+        *[desk.key(opened)] * 2,  # the other reports
         *on_page(desk, opened, found),
     ]
 
@@ -303,37 +303,43 @@ def connect_selection(desk: Desk, search: Search) -> None:
     search.view.selected(show_selection, None, search.selection, **AT_ONCE, **PRIVATE)
 
 
-def connect_tabs(
-    desk: Desk,
-    top: Top,
-    tabs: gr.Tabs,
-    search: Search,
-    explore: ExploreView,
-    quality: QualityView,
-    hygiene: HygieneView,
-) -> None:
-    """Items of other tabs: searched with, marked on the map, or looked at there."""
+@dataclass(frozen=True)
+class Reports:
+    """The tabs about the data as a whole."""
+
+    explore: ExploreView
+    quality: QualityView
+    hygiene: HygieneView
+
+    @property
+    def views(self) -> list:
+        """In the order of `renewed`."""
+        return [self.explore, self.quality, self.hygiene]
+
+
+def connect_reports(desk: Desk, tabs: gr.Tabs, top: Top, search: Search, reports: Reports) -> None:
+    """Items of a report: marked on the map, looked at there, or searched with."""
+
+    def mark(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
+        return selected(desk, desk.at(which), shown, k, event)
+
+    def show(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
+        return [gr.Tabs(selected="search"), *selected(desk, desk.at(which), shown, k, event)]
 
     @in_words
     def pick_item(which: int, k: int, event: gr.EventData) -> list:
         opened = desk.at(which)
         return [gr.Tabs(selected="search"), *on_page(desk, opened, ask_item(opened, event.item, k))]
 
-    def mark(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
-        return marked(desk, desk.at(which), k, shown, event)
-
-    def show(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
-        return [gr.Tabs(selected="search"), *marked(desk, desk.at(which), k, shown, event)]
-
-    asked, on_map = [top.which, search.k], [search.view, search.selection]
-    for view in (explore, quality, hygiene):
-        view.pick(pick_item, asked, [tabs, *search.answer], **AT_ONCE, **PRIVATE)
-    quality.chosen(mark, [*asked, search.shown], on_map, **AT_ONCE, **PRIVATE)
-    for view in (quality, hygiene):
-        view.shown(show, [*asked, search.shown], [tabs, *on_map], **AT_ONCE, **PRIVATE)
+    asked, on_map = [top.which, search.k, search.shown], [search.view, search.selection]
+    reports.quality.chosen(mark, asked, on_map, **AT_ONCE, **PRIVATE)
+    for view in (reports.quality, reports.hygiene):
+        view.shown(show, asked, [tabs, *on_map], **AT_ONCE, **PRIVATE)
+    for view in reports.views:
+        view.pick(pick_item, asked[:2], [tabs, *search.answer], **AT_ONCE, **PRIVATE)
 
 
-def marked(desk: Desk, opened: Opened, k: int, shown: Shown, event: gr.EventData) -> list:
+def selected(desk: Desk, opened: Opened, shown: Shown, k: int, event: gr.EventData) -> list:
     """The items that an event names, selected on the map, if it is still their index's, and listed below."""
     index, key = opened.index, getattr(event, "key", None)
     items = selected_items(index, event)
@@ -364,7 +370,7 @@ def connect_model(desk: Desk, top: Top, search: Search) -> None:
     search.pad.drawn(search_sketch, drawn, search.answer, **MODEL_QUEUE, **PRIVATE)
 
 
-def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, views: list[gr.HTML]) -> None:
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, reports: Reports) -> None:
     """What a page shows when it is opened, by its address, and when another index takes its place.
 
     The lines about index and model are looked at every few seconds while something is expected.
@@ -372,7 +378,7 @@ def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, views
     timer = gr.Timer(1)
     built = search.shown.value.key
     # as in `renewed`
-    index_parts = [top.head, search.label, search.examples, search.k, *views, *search.answer]
+    index_parts = [top.head, search.label, search.examples, search.k, *reports.views, *search.answer]
     unchanged = [gr.skip()] * len(index_parts)
 
     def status(which: int) -> list:

@@ -80,6 +80,13 @@ def test_ui_imports_only_types_of_the_index(module: str) -> None:
     assert {name for name in imports_of(module) if not name.startswith("ui.")} <= UI_SEES
 
 
+@pytest.mark.parametrize("module", modules_of("training"))
+def test_training_stands_alone(module: str) -> None:
+    assert (
+        imports_of(module) == set()
+    )  # it runs on a GPU machine that has torch, transformers and scikit-learn
+
+
 def test_app_imports_only_ui_and_what_answers_queries() -> None:
     assert {name for name in imports_of("app") if not name.startswith("ui.")} <= APP_SEES
 

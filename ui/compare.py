@@ -84,4 +84,4 @@ def _table_html(table: list[tuple[str, ...]]) -> str:
     header, *rows = table
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="figures"><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="scroll"><table class="compare-figures"><tr>{head}</tr>{body}</table></div>'

@@ -98,16 +98,17 @@
     return button;
   };
 
-  const fillPager = ({ total, pages, first, tiles }) => {
+  let pages = 1;
+  const isPage = (target) => target >= 0 && target < pages;
+
+  const fillPager = ({ total, first, tiles }) => {
     const range = tiles.length
       ? `${number(first + 1)} to ${number(first + tiles.length)} of ${number(total)}`
       : "0 items";
     for (const place of all(".explore-range")) place.textContent = range;
     // Not disabled: a button that is loses the focus of whoever turns pages with it.
-    for (const button of all("[data-step]")) {
-      const target = page + Number(button.dataset.step);
-      button.setAttribute("aria-disabled", target < 0 || target >= pages);
-    }
+    for (const button of all("[data-step]"))
+      button.setAttribute("aria-disabled", !isPage(page + Number(button.dataset.step)));
     find(".explore-more").hidden = pages === 1;
   };
 
@@ -135,14 +136,16 @@
     grid.classList.remove("waiting");
     if (!found?.tiles) return tell("The items could not be loaded. Reload the page to try again.");
     grid.replaceChildren(...found.tiles.map(tileOf));
+    pages = found.pages;
     fillPager(found);
     tell(found.total ? "" : "No item is in this class.");
     performance.mark("explore-drawn");
   };
 
   const turnPage = async (button) => {
-    if (button.getAttribute("aria-disabled") === "true") return;
-    page += Number(button.dataset.step);
+    const target = page + Number(button.dataset.step);
+    if (!isPage(target)) return;
+    page = target;
     await show();
     if (button.closest(".explore-more")) grid.querySelector("button")?.focus(); // the page starts up there
   };
@@ -187,17 +190,17 @@
     return levels[codes[(c * height + y) * width + x]];
   };
 
-  // A channel is a number, "color" or "grey". Grey has no values of the model's: it receives colors.
+  // A channel is a number, "color" or "gray". Gray has no values of the model's: it receives colors.
   const channels = () => {
     if (pixels().channels === 1) return [0];
-    return values === "stored" ? ["color", 0, 1, 2, "grey"] : ["color", 0, 1, 2];
+    return values === "stored" ? ["color", 0, 1, 2, "gray"] : ["color", 0, 1, 2];
   };
 
-  const channelName = (c) => ({ color: "Color", grey: "Grey" })[c] ?? ["R", "G", "B"][c];
+  const channelName = (c) => ({ color: "Color", gray: "Gray" })[c] ?? ["R", "G", "B"][c];
 
   const valuesAt = (x, y) => {
     if (channel === "color") return [0, 1, 2].map((c) => at(c, x, y));
-    if (channel === "grey") return [Math.round(0.299 * at(0, x, y) + 0.587 * at(1, x, y) + 0.114 * at(2, x, y))];
+    if (channel === "gray") return [Math.round(0.299 * at(0, x, y) + 0.587 * at(1, x, y) + 0.114 * at(2, x, y))];
     return [at(channel, x, y)];
   };
 
@@ -220,6 +223,7 @@
   const inkOn = ([r, g, b]) =>
     0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) > 0.179 ? "#000" : "#fff";
 
+  /** A value as text, with a true minus sign, and none before a zero. */
   const written = (value, decimals = 2) =>
     values === "stored" ? String(value) : value.toFixed(decimals).replace(/^-(?=[\d.]*[1-9])/, "−").replace("-", "");
 
@@ -313,7 +317,8 @@
       find(`[data-act=${act}]`).setAttribute("aria-disabled", stuck);
     canvas.classList.toggle("small", !lettered);
     if (!lettered) rest = `${touch ? "Tap" : "Click"} a place to read its values.`;
-    else rest = pannable() ? touch ? "Drag to move." : "Drag, or use the arrow keys, to move." : "";
+    else if (!pannable()) rest = "";
+    else rest = touch ? "Drag to move." : "Drag, or use the arrow keys, to move.";
     readOut(null);
   };
 
@@ -447,11 +452,11 @@
   };
 
   const explained = () => {
-    if (values === "stored") return { grey: "Grey is 0.299 R + 0.587 G + 0.114 B.", color: "Each pixel has R, G, B." }[channel] ?? "";
+    if (values === "stored") return { gray: "Gray is 0.299 R + 0.587 G + 0.114 B.", color: "Each pixel has R, G, B." }[channel] ?? "";
     const { stored, received } = sets;
     const resized = stored.width !== received.width || stored.height !== received.height;
     const size = resized ? `Resized from ${stored.width} x ${stored.height} to ${received.width} x ${received.height}, then ` : "";
-    const steps = channel === "color" ? "normalized, each channel by its own mean and deviation" : `value → ${formula()}`;
+    const steps = channel === "color" ? "normalized, each channel by its own mean and deviation" : `normalized to ${formula()}`;
     const alike = received.alike ? " All three channels are the same." : "";
     return `${size}${steps}.${alike}`.replace(/^./, (letter) => letter.toUpperCase());
   };
@@ -492,12 +497,13 @@
     repaint();
   };
 
+  let wantedValues;
   const choose = async (wanted) => {
     const chosen = item;
-    choose.last = wanted;
+    wantedValues = wanted;
     if (wanted === "received" && !sets.received) {
       const found = await server.received({ key, item }).catch(() => null);
-      if (chosen !== item || choose.last !== wanted || !dialog.open) return;
+      if (chosen !== item || wantedValues !== wanted || !dialog.open) return;
       if (!found?.pixels) return wait(found, chosen);
       sets.received = decode(found.pixels);
     }
@@ -506,8 +512,10 @@
 
   const wait = (found, chosen) => {
     for (const button of all("[data-values]")) press(button, button.dataset.values === "received");
+    for (const place of all(".explore-scale, .explore-hint")) place.replaceChildren(); // those of the other values
     stageNote(found?.reason ?? "The values could not be loaded. Try again.");
-    if (found?.loading) setTimeout(() => chosen === item && dialog.open && choose.last === "received" && choose("received"), 1500);
+    const still = () => chosen === item && dialog.open && wantedValues === "received";
+    if (found?.loading) setTimeout(() => still() && choose("received"), 1500);
   };
 
   const fact = (name, ...value) => [make("dt", { textContent: name }), make("dd", {}, ...value)];
@@ -518,25 +526,29 @@
     find("dl").replaceChildren(
       ...fact("Item", String(found.item)),
       ...fact("Source row", `${found.source_row}, split ${overview.split}`),
-      ...fact("Size", `${found.pixels.width} x ${found.pixels.height} pixels, ${found.pixels.channels === 1 ? "grey" : "color"}`),
+      ...fact("Size", `${found.pixels.width} x ${found.pixels.height} pixels, ${found.pixels.channels === 1 ? "gray" : "color"}`),
     );
     const tiles = found.neighbors.map(tileOf);
     find(".explore-strip").replaceChildren(...tiles);
     find(".explore-near").hidden = !tiles.length;
   };
 
+  let opening;
   const open = async (wanted) => {
-    item = wanted;
+    opening = wanted;
     const found = await server.inspect({ key, item: wanted }).catch(() => null);
-    if (wanted !== item) return; // another one was clicked meanwhile
-    if (!found?.pixels) return tell("The item could not be loaded. Reload the page to try again.");
-    const again = dialog.open;
+    if (wanted !== opening) return; // another one was clicked meanwhile
+    if (!found?.pixels) {
+      const sentence = "The item could not be loaded. Reload the page to try again.";
+      return dialog.open ? stageNote(sentence) : tell(sentence);
+    }
+    item = wanted;
     sets = { label: found.label, stored: decode(found.pixels) };
     view = null;
     channel = undefined;
-    choose.last = "stored";
+    wantedValues = "stored";
     fillFacts(found);
-    if (!again) dialog.showModal();
+    if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
     find("#explore-title").focus();
     take("stored");

@@ -184,7 +184,7 @@ def received_pixels(opened: Opened, item: object) -> dict[str, object] | None:
         return None
     encoder = opened.live.ready
     if encoder is None:
-        loading = "The model is still loading. Its values appear here as soon as it is there."
+        loading = "The model is still loading. The values appear here as soon as it is ready."
         absent = "The model is not here, so what it would receive is not known."
         return {"reason": loading if opened.live.loading else absent, "loading": opened.live.loading}
     planes = encoder.received(item_image(opened.index, item))
