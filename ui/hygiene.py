@@ -175,7 +175,7 @@ def finding_table(found: Inspection, kind: str) -> list[dict[str, object]]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: picture and title in HTML, why it is listed, items beside it, those to show and the one to ask."""
+    """One row: picture and title in HTML, why it is listed, what is beside it, to show, and to ask with."""
 
     picture: str
     title: str
