@@ -75,7 +75,7 @@ def _polygon(image: Images, rng: np.random.Generator) -> Images:
 
 
 def _contour(shape: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The outer border of the largest connected part, walked clockwise: (m, 2) row and column."""
+    """The outer border of the largest connected part, walked clockwise to its start: (m, 2) row, column."""
     parts, count = ndimage.label(shape, np.ones((3, 3)))
     if count == 0:
         return np.array([[shape.shape[0] // 2, shape.shape[1] // 2]])
@@ -89,7 +89,7 @@ def _contour(shape: NDArray[np.bool_]) -> NDArray[np.int64]:
         heading = _turn(part, place, heading)
         if place == start and heading == first:
             break
-    return np.array(border or [start]) - 1
+    return np.array([*border, start]) - 1
 
 
 def _turn(part: NDArray[np.bool_], place: tuple[int, int], heading: int) -> int | None:

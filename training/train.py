@@ -266,9 +266,7 @@ class Trainer:
     def _replay(self) -> None:
         """The step from its CUDA graph; the first few without, then it is recorded."""
         if self.warmed < WARM_UP:
-            stream = (
-                torch.cuda.Stream()
-            )  # as recording does: gradients must not be tied to the default stream
+            stream = torch.cuda.Stream()  # gradients must not be tied to the default one when it is recorded
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 self._step()
