@@ -156,7 +156,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
         top = lay_out_top(desk)
-        with gr.Tabs(elem_classes="page-tabs") as tabs:
+        with gr.Tabs(elem_classes="page-tabs", overflow_behavior="wrap") as tabs:  # nobody looks into a menu
             with gr.Tab("Search", id="search"):
                 search = lay_out_search(desk)
             with gr.Tab("Explore", id="explore"):

@@ -274,7 +274,8 @@ def test_what_is_no_list_is_answered_with_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(laid_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_app("--index", laid_out, log=tmp_path_factory.mktemp("app") / "log") as url:
+    indexes = ("--index", laid_out, "--index", SAMPLE)
+    with running_app(*indexes, log=tmp_path_factory.mktemp("app") / "log") as url:
         yield url
 
 
@@ -350,6 +351,18 @@ def test_finding_is_shown_on_the_map_and_searched_with(page: Page, inspection: I
     tab(page, "Data hygiene", ".kinds")
     page.get_by_role("button", name="Search with it").first.click()
     expect(page.locator(".results-query")).to_contain_text(f"item {pair[0].item}")
+    assert page.faults == []
+
+
+@needs_chromium
+def test_open_tabs_follow_the_index_that_is_looked_at(page: Page, index: Index, sample: Index) -> None:
+    tab(page, "Data hygiene", ".kinds")
+    tab(page, "Quality", ".matrix")
+    page.locator(".page-which label").nth(1).click()
+    expect(page.locator(".quality")).to_contain_text("built before votes were judged")
+    expect(page.locator(".report-figures")).to_contain_text(f"{sample.manifest.metrics.trustworthiness:.4f}")
+    tab(page, "Data hygiene", ".kinds")
+    expect(page.locator("[data-kind=outliers]")).to_contain_text("50", timeout=2 * PATIENCE)
     assert page.faults == []
 
 

@@ -1,7 +1,7 @@
 """The Data hygiene tab: what deserves a second look, with the evidence; found in the background."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from threading import Lock, Thread
@@ -175,14 +175,14 @@ def finding_table(found: Inspection, kind: str) -> list[dict[str, object]]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: picture and title in HTML, why it is listed, items beside it, and those to show on the map."""
+    """One row: picture and title in HTML, why it is listed, what is beside it, to show, and to ask with."""
 
     picture: str
     title: str
     reason: str
     beside: Sequence[int]
     items: Sequence[int]
-    search: int = field(default=0)
+    search: int
 
 
 def finding(found: Inspection, row: LabelSuspect | Outlier | Duplicate | Leak | tuple[int, ...]) -> Finding:

@@ -13,7 +13,7 @@ from ui.selection import SHOWN, item_tile
 MOST_CLASSES = 40  # more make a matrix that nobody can read
 WORST = 5  # mistakes listed beside a matrix
 WORST_ALONE = 40  # and in place of one
-DEEPEST = 60  # percent of color in a cell of everything: words on it can still be read
+DEEPEST = 60  # percent of color in a cell: words on it can still be read
 
 
 def confusion_html(votes: Votes, classes: tuple[str, ...]) -> str:
@@ -69,7 +69,7 @@ def _cell_html(
     count = counts.get((label, predicted), 0)
     if not count:
         return "<td></td>"
-    depth = DEEPEST * (count / support) ** 0.5  # the root: mistakes are few, and they are what one looks for
+    depth = min(100 * (count / support) ** 0.5, DEEPEST)  # the root shows mistakes, which are few
     kind = "right" if label == predicted else "wrong"
     words = escape(f"{count:,} of {support:,} {classes[label]} were voted {classes[predicted]}")
     return (

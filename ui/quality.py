@@ -214,7 +214,7 @@ def _figures_html(manifest: Manifest) -> str:
     )
     return (
         f'<section aria-label="Figures" data-table="figures"><div class="report-caption"><h3>Figures</h3>'
-        f'{EXPORT_BUTTONS}</div><dl class="figures">{tiles}</dl></section>'
+        f'{EXPORT_BUTTONS}</div><dl class="report-figures">{tiles}</dl></section>'
     )
 
 
