@@ -50,7 +50,7 @@ from ui.upload import ImageFile, paste_tag
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
 EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.png", "four.jpg")]
-FIRST_SEED = 50  # the item on screen when the page opens: in the sample, one with a divided vote
+FIRST_SEED = 25  # the item on screen when the page opens: in the sample, one with a divided vote
 THEME = gr.themes.Base(  # no outside fonts
     primary_hue="blue",
     neutral_hue="slate",
