@@ -227,7 +227,7 @@ def lay_out_search(desk: Desk) -> Search:
             k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
         with gr.Column(elem_classes="stage"):
             view = MapView(desk.maps, map_value(desk.maps, key, found))
-            selection = SelectionView(desk.maps)
+            selection = SelectionView(desk.maps, elem_classes="selection-block")
         with gr.Column(elem_classes="answer"):
             results = ResultsView(desk.maps, answer_html(opened.index, key, found))
     shown = gr.State(Shown(key, found.query))

@@ -49,7 +49,7 @@ def phone(browser: Browser, address: str) -> Iterator[Page]:
 
 def point_at(page: Page, item: int, sample: Index) -> tuple[float, float]:
     """Where an item's point is on the screen."""
-    page.locator(".map-plot").scroll_into_view_if_needed()
+    page.locator(".map-plot").first.scroll_into_view_if_needed()
     x, y = sample.map[item].tolist()
     return page.evaluate(
         """([x, y]) => {
