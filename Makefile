@@ -39,7 +39,7 @@ lint: dev
 
 sample: dev
 	$(BIN)/python assets/make_sample_source.py data/mnist-digits
-	$(BIN)/python -m index build data/mnist-digits --model assets/model --limit 0 --out assets/sample
+	$(BIN)/python -m index build data/mnist-digits --model assets/model --limit 0 --projections --out assets/sample
 
 # make space REPO=you/demo INDEX=you/your-index [ARGS="--revision v1 --private"]
 space: setup

@@ -4,16 +4,20 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import gradio as gr
 from gradio.events import Dependency
 from PIL import Image
 
 from embedding.image import MAX_PIXELS, QueryError, open_image
+from index.compare import same_item
 from index.live import without_folders
 from index.manifest import FormatError
 from index.query import (
@@ -31,9 +35,13 @@ from index.query import (
 )
 from index.standby import Opened, Standby
 from index.store import Index
+from ui.compare import comparing, random_item, splitting, verdict_html
 from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
+from ui.explore import ExploreView, explore_value
+from ui.hygiene import HygieneView
 from ui.link import read_link, view_tag
-from ui.map import Maps, MapView, map_value, preload_tag, selected_items
+from ui.map import Maps, MapView, Selection, map_value, preload_tag, selected_items
+from ui.quality import QualityView
 from ui.results import ResultsView, about_json, answer_html, answer_json, map_json
 from ui.selection import SelectionView, selection_value
 from ui.sketch import SketchPad
@@ -42,7 +50,7 @@ from ui.upload import ImageFile, paste_tag
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "assets" / "sample"
 EXAMPLES = [ROOT / "assets" / "examples" / name for name in ("seven.png", "two.png", "four.jpg")]
-FIRST_SEED = 50  # the item on screen when the page opens: in the sample, one with a divided vote
+FIRST_SEED = 25  # the item on screen when the page opens: in the sample, one with a divided vote
 THEME = gr.themes.Base(  # no outside fonts
     primary_hue="blue",
     neutral_hue="slate",
@@ -58,13 +66,16 @@ def read_settings(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line over the environment over the bundled sample."""
     parser = argparse.ArgumentParser(description="Search images by look.")
     parser.add_argument(
-        "--index", default=os.environ.get("INDEX") or str(SAMPLE), help="a folder or a Hub dataset id"
+        "--index", action="append", help="a folder or a Hub dataset id; several times: to switch and compare"
     )
-    parser.add_argument("--revision", default=os.environ.get("INDEX_REVISION") or None, help="of a Hub index")
-    parser.add_argument("--model", help="a folder or Hub id to use instead of the model that the index names")
+    parser.add_argument("--revision", action="append", help="of a Hub index; the first is the first index's")
+    parser.add_argument("--model", help="a folder or Hub id to use instead of what the first index names")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    return parser.parse_args(arguments)
+    settings = parser.parse_args(arguments)
+    settings.index = settings.index or [os.environ.get("INDEX") or str(SAMPLE)]
+    settings.revision = settings.revision or [os.environ.get("INDEX_REVISION") or None]
+    return settings
 
 
 # ---- Questions and answers
@@ -109,8 +120,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class Top:
-    """What stands above the tabs."""
+    """What stands above the tabs; `which` is the number of the index that a visitor looks at."""
 
+    which: gr.Radio
     head: gr.HTML
     notice: gr.HTML
     banner: gr.HTML
@@ -144,13 +156,24 @@ def build_page(desk: Desk) -> gr.Blocks:
         title="Image similarity", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as page:
         top = lay_out_top(desk)
-        with gr.Tabs(elem_classes="page-tabs"):  # noqa: SIM117  (more tabs to come)
+        with gr.Tabs(elem_classes="page-tabs", overflow_behavior="wrap") as tabs:  # nobody looks into a menu
             with gr.Tab("Search", id="search"):
                 search = lay_out_search(desk)
-        connect_lookups(desk, search)
+            with gr.Tab("Explore", id="explore"):
+                explore = ExploreView(desk, explore_value(desk.key(desk.opened)))
+            with gr.Tab("Quality", id="quality"):
+                quality = QualityView(desk.maps, desk.key(desk.opened))
+            with gr.Tab("Data hygiene", id="hygiene"):
+                hygiene = HygieneView(desk, desk.key(desk.opened))
+            with gr.Tab("Compare", id="compare", visible=len(desk.standbys) > 1) as tab:
+                pair = lay_out_compare(desk)
+        reports = Reports(explore, quality, hygiene)
+        connect_lookups(desk, top, search)
         connect_selection(desk, search)
-        connect_model(desk, search)
-        connect_arrival(desk, page, top, search)
+        connect_model(desk, top, search)
+        connect_reports(desk, tabs, top, search, reports)
+        connect_arrival(desk, page, top, search, reports)
+        connect_compare(desk, tab, top, search, pair)
         serve_api(desk)
     return page
 
@@ -160,7 +183,28 @@ def lay_out_top(desk: Desk) -> Top:
     with gr.Row(elem_classes="page-top"):
         head = gr.HTML(head_html(opened), elem_classes="page-head")
         notice = gr.HTML(notice_html(opened), elem_classes="page-notice")
-    return Top(head, notice, gr.HTML(banner_html(desk, opened), elem_classes="page-banner"))
+    which = gr.Radio(
+        index_choices(desk),
+        value=0,
+        visible=len(desk.standbys) > 1,
+        show_label=False,
+        container=False,
+        elem_classes="page-which",
+    )
+    banner = gr.HTML(banner_html(desk.standby(0)), elem_classes="page-banner")
+    return Top(which, head, notice, banner)
+
+
+def index_choices(desk: Desk) -> list[tuple[str, int]]:
+    """What to call each index, with its number: title and model, its place too where that is not enough."""
+    manifests = [standby.current.index.manifest for standby in desk.standbys]
+    names = [f"{manifest.title}, {manifest.model.name.split('/')[-1]}" for manifest in manifests]
+    places = [without_folders(standby.location).split("/")[-1] for standby in desk.standbys]
+    unlike = len(set(names)) == len(names)
+    return [
+        (name if unlike else f"{name} ({place})", number)
+        for number, (name, place) in enumerate(zip(names, places, strict=True))
+    ]
 
 
 def lay_out_search(desk: Desk) -> Search:
@@ -183,7 +227,7 @@ def lay_out_search(desk: Desk) -> Search:
             k = gr.Slider(1, MAX_K, DEFAULT_K, step=1, label="Neighbors (k)")
         with gr.Column(elem_classes="stage"):
             view = MapView(desk.maps, map_value(desk.maps, key, found))
-            selection = SelectionView(desk.maps)
+            selection = SelectionView(desk.maps, elem_classes="selection-block")
         with gr.Column(elem_classes="answer"):
             results = ResultsView(desk.maps, answer_html(opened.index, key, found))
     shown = gr.State(Shown(key, found.query))
@@ -198,7 +242,8 @@ def offer_examples(upload: ImageFile) -> Dependency:
 
 def class_choice(index: Index, found: Answer) -> dict[str, object]:
     """The class picker's choices, and which of them is the answered query's."""
-    return {"choices": list(filled_classes(index)), "value": index.class_of(found.query.item)}
+    label = found.vote[0][0] if found.query.item is None else index.labels[found.query.item]
+    return {"choices": list(filled_classes(index)), "value": index.manifest.classes[label]}
 
 
 def on_page(desk: Desk, opened: Opened, found: Answer) -> list:
@@ -215,36 +260,37 @@ def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
         gr.Dropdown(**class_choice(opened.index, found)),
         gr.Column(visible=opened.is_sample),
         k,
+        explore_value(desk.key(opened)),
+        *[desk.key(opened)] * 2,  # the other reports
         *on_page(desk, opened, found),
     ]
 
 
-def connect_lookups(desk: Desk, search: Search) -> None:
+def connect_lookups(desk: Desk, top: Top, search: Search) -> None:
     """What needs no model: a class, an item of the map or of the results, and another k."""
 
     @in_words
-    def pick_class(label: str, k: int) -> list:
-        opened = desk.opened
+    def pick_class(which: int, k: int, label: str) -> list:
+        opened = desk.at(which)
         return on_page(desk, opened, ask_class(opened, label, k))
 
     @in_words
-    def pick_item(k: int, event: gr.EventData) -> list:
-        opened = desk.opened
+    def pick_item(which: int, k: int, event: gr.EventData) -> list:
+        opened = desk.at(which)
         return on_page(desk, opened, ask_item(opened, event.item, k))
 
     @in_words
-    def change_k(shown: Shown, k: int) -> list:
-        opened = desk.opened
+    def change_k(which: int, k: int, shown: Shown) -> list:
+        opened = desk.at(which)
         query = shown.query if shown.key == desk.key(opened) else first_query(opened.index, FIRST_SEED)
         return on_page(desk, opened, answer(opened.index, query, whole_k(k)))
 
-    asked = [search.label, search.k]
-    gr.on([search.label.input, search.another.click], pick_class, asked, search.answer, **AT_ONCE, **PRIVATE)
-    # a call each: gr.on does not take a gr.HTML's own events (6.31)
-    search.view.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
-    search.results.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
-    search.selection.pick(pick_item, search.k, search.answer, **AT_ONCE, **PRIVATE)
-    search.k.input(change_k, [search.shown, search.k], search.answer, **AT_ONCE, **PRIVATE)
+    asked = [top.which, search.k]
+    labels = [*asked, search.label]
+    gr.on([search.label.input, search.another.click], pick_class, labels, search.answer, **AT_ONCE, **PRIVATE)
+    for view in (search.view, search.results, search.selection):  # gr.on takes no gr.HTML's own events (6.31)
+        view.pick(pick_item, asked, search.answer, **AT_ONCE, **PRIVATE)
+    search.k.input(change_k, [*asked, search.shown], search.answer, **AT_ONCE, **PRIVATE)
 
 
 def connect_selection(desk: Desk, search: Search) -> None:
@@ -257,39 +303,89 @@ def connect_selection(desk: Desk, search: Search) -> None:
     search.view.selected(show_selection, None, search.selection, **AT_ONCE, **PRIVATE)
 
 
-def connect_model(desk: Desk, search: Search) -> None:
+@dataclass(frozen=True)
+class Reports:
+    """The tabs about the data as a whole."""
+
+    explore: ExploreView
+    quality: QualityView
+    hygiene: HygieneView
+
+    @property
+    def views(self) -> list:
+        """In the order of `renewed`."""
+        return [self.explore, self.quality, self.hygiene]
+
+
+def connect_reports(desk: Desk, tabs: gr.Tabs, top: Top, search: Search, reports: Reports) -> None:
+    """Items of a report: marked on the map, looked at there, or searched with."""
+
+    def mark(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
+        return selected(desk, desk.at(which), shown, k, event)
+
+    def show(which: int, k: int, shown: Shown, event: gr.EventData) -> list:
+        return [gr.Tabs(selected="search"), *selected(desk, desk.at(which), shown, k, event)]
+
+    @in_words
+    def pick_item(which: int, k: int, event: gr.EventData) -> list:
+        opened = desk.at(which)
+        return [gr.Tabs(selected="search"), *on_page(desk, opened, ask_item(opened, event.item, k))]
+
+    asked, on_map = [top.which, search.k, search.shown], [search.view, search.selection]
+    reports.quality.chosen(mark, asked, on_map, **AT_ONCE, **PRIVATE)
+    for view in (reports.quality, reports.hygiene):
+        view.shown(show, asked, [tabs, *on_map], **AT_ONCE, **PRIVATE)
+    for view in reports.views:
+        view.pick(pick_item, asked[:2], [tabs, *search.answer], **AT_ONCE, **PRIVATE)
+
+
+def selected(desk: Desk, opened: Opened, shown: Shown, k: int, event: gr.EventData) -> list:
+    """The items that an event names, selected on the map, if it is still their index's, and listed below."""
+    index, key = opened.index, getattr(event, "key", None)
+    items = selected_items(index, event)
+    if items is None or not key == shown.key == desk.key(opened):
+        return [gr.skip(), gr.skip()]
+    selection = Selection(uuid4().hex, tuple(items.tolist()))
+    found = answer(index, shown.query, whole_k(k))
+    return [map_value(desk.maps, key, found, selection), selection_value(index, key, items)]
+
+
+def connect_model(desk: Desk, top: Top, search: Search) -> None:
     """What needs the model: uploads, example images and sketches."""
 
     @in_words
-    def search_upload(file: object, k: int) -> list:
-        opened = desk.opened
+    def search_upload(which: int, k: int, file: object) -> list:
+        opened = desk.at(which)
         return on_page(desk, opened, ask_image(opened, file, k))
 
     @in_words
-    def search_sketch(file: object, k: int) -> list:
-        opened = desk.opened
+    def search_sketch(which: int, k: int, file: object) -> list:
+        opened = desk.at(which)
         return on_page(desk, opened, ask_sketch(opened, file, k))
 
-    uploaded = [search.upload, search.k]
+    uploaded = [top.which, search.k, search.upload]
     search.upload.upload(search_upload, uploaded, search.answer, **MODEL_QUEUE, **PRIVATE)
     search.example.success(search_upload, uploaded, search.answer, **MODEL_QUEUE, **PRIVATE)
-    search.pad.drawn(search_sketch, [search.pad, search.k], search.answer, **MODEL_QUEUE, **PRIVATE)
+    drawn = [top.which, search.k, search.pad]
+    search.pad.drawn(search_sketch, drawn, search.answer, **MODEL_QUEUE, **PRIVATE)
 
 
-def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search) -> None:
-    """What a page shows when it is opened, by its address, and when another index has come meanwhile.
+def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search, reports: Reports) -> None:
+    """What a page shows when it is opened, by its address, and when another index takes its place.
 
     The lines about index and model are looked at every few seconds while something is expected.
     """
     timer = gr.Timer(1)
     built = search.shown.value.key
-    index_parts = [top.head, search.label, search.examples, search.k, *search.answer]  # as in `renewed`
+    # as in `renewed`
+    index_parts = [top.head, search.label, search.examples, search.k, *reports.views, *search.answer]
     unchanged = [gr.skip()] * len(index_parts)
 
-    def status(opened: Opened) -> list:
-        expected = opened.live.expected or desk.standby.problem is not None
-        pause = gr.Timer(1 if opened.live.loading else 3, active=expected)
-        return [banner_html(desk, opened), notice_html(opened), pause]
+    def status(which: int) -> list:
+        standby = desk.standby(which)
+        live = standby.current.live
+        pause = gr.Timer(1 if live.loading else 3, active=live.expected or standby.problem is not None)
+        return [banner_html(standby), notice_html(standby.current), pause]
 
     def arrive(request: gr.Request) -> list:
         opened = desk.opened
@@ -297,18 +393,148 @@ def connect_arrival(desk: Desk, page: gr.Blocks, top: Top, search: Search) -> No
         for sentence in linked.ignored:
             gr.Info(f"A part of the link was ignored. {sentence}")
         if linked.query is None and linked.k == DEFAULT_K and desk.key(opened) == built:
-            return [*unchanged, *status(opened)]
-        return [*renewed(desk, opened, linked.query, linked.k), *status(opened)]
+            return [*unchanged, *status(0)]
+        return [*renewed(desk, opened, linked.query, linked.k), *status(0)]
 
-    def look(shown: Shown, k: int) -> list:
-        opened = desk.opened
+    def look(which: int, k: int, shown: Shown) -> list:
+        opened = desk.at(which)
         if shown.key == desk.key(opened):
-            return [*unchanged, *status(opened)]
-        return [*renewed(desk, opened, None, whole_k(k)), *status(opened)]
+            return [*unchanged, *status(which)]
+        return [*renewed(desk, opened, asked_again(desk, opened, shown), whole_k(k)), *status(which)]
 
     told = [*index_parts, top.banner, top.notice, timer]
     page.load(arrive, None, told, **LOOKUP, **PRIVATE)  # gr.Info needs the queue
-    timer.tick(look, [search.shown, search.k], told, **AT_ONCE, **PRIVATE)
+    seen = [top.which, search.k, search.shown]
+    gr.on([timer.tick, top.which.input], look, seen, told, **AT_ONCE, **PRIVATE)
+
+
+def asked_again(desk: Desk, opened: Opened, shown: Shown) -> Query | None:
+    """What is on screen, put to another index: the same item or new image; None where that cannot be."""
+    before = desk.maps.index(shown.key)
+    try:
+        if shown.query.item is None:
+            if opened.live.loading:
+                return None
+            return query_image(opened.index, shown.query.original, opened.live.encoder(), shown.query.kind)
+        item = same_item(before, opened.index, shown.query.item)
+        return None if item is None else query_item(opened.index, item)
+    except QueryError:
+        return None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The tab that puts one query to two indexes; `item` is its item on the left, None for a new image."""
+
+    other: gr.Dropdown
+    another: gr.Button
+    split: gr.Button
+    query: gr.State
+    verdict: gr.HTML
+    views: tuple[MapView, MapView]
+    results: tuple[ResultsView, ResultsView]
+    tables: gr.HTML
+
+    @property
+    def answer(self) -> list:
+        """What an answer replaces, in the order of `on_pair`."""
+        return [self.query, self.verdict, *self.views, *self.results]
+
+
+def lay_out_compare(desk: Desk) -> Pair:
+    """The compare tab's components, empty until it is opened."""
+    with gr.Row(elem_classes="compare-ask"):
+        other = gr.Dropdown(index_choices(desk), value=len(desk.standbys) - 1, label="Compare with")
+        another = gr.Button("Another example", variant="primary")
+        split = gr.Button("Only one right")
+    verdict = gr.HTML()
+    with gr.Row(elem_classes="compare-pair"):
+        columns = [lay_out_side(desk) for _ in range(2)]
+    views, results = zip(*columns, strict=True)
+    tables = gr.HTML(elem_classes="compare-tables")
+    return Pair(other, another, split, gr.State(), verdict, views, results, tables)
+
+
+def lay_out_side(desk: Desk) -> tuple[MapView, ResultsView]:
+    with gr.Column():
+        return MapView(desk.maps), ResultsView(desk.maps)
+
+
+def connect_compare(desk: Desk, tab: gr.Tab, top: Top, search: Search, pair: Pair) -> None:
+    """The query on screen answered by both, then any other that both hold."""
+    tables_html, next_split = comparing(desk.maps), splitting(desk.maps)
+
+    def sides(which: int, other: int) -> tuple[Opened, Opened]:
+        if which == other:
+            raise QueryError("These are the same index: choose another one to compare with.")
+        return desk.at(which), desk.at(other)
+
+    def ask_both(opened: tuple[Opened, Opened], k: int, query: Query) -> list:
+        again = asked_again(desk, opened[1], Shown(desk.key(opened[0]), query))
+        if again is None:
+            raise QueryError("The other index does not hold this item, or its model is not ready.")
+        found = [
+            answer(one.index, asked, whole_k(k)) for one, asked in zip(opened, (query, again), strict=True)
+        ]
+        return on_pair(desk, opened, query, found)
+
+    @in_words
+    def show(which: int, other: int, k: int, shown: Shown) -> list:
+        opened = sides(which, other)
+        same = shown.key == desk.key(opened[0])
+        return ask_both(opened, k, shown.query if same else first_query(opened[0].index, FIRST_SEED))
+
+    @in_words
+    def show_another(which: int, other: int, k: int) -> list:
+        opened = sides(which, other)
+        item = random_item(opened[0].index, opened[1].index)
+        return ask_both(opened, k, query_item(opened[0].index, item))
+
+    @in_words
+    def show_split(which: int, other: int, k: int, query: Query | None) -> list:
+        opened = sides(which, other)
+        item = next_split(desk.key(opened[0]), desk.key(opened[1]), query and query.item)
+        return ask_both(opened, k, query_item(opened[0].index, item))
+
+    def pick(side: int) -> Callable:
+        @in_words
+        def pick_item(which: int, other: int, k: int, event: gr.EventData) -> list:
+            opened = sides(which, other)
+            item = query_item(opened[side].index, event.item).item
+            if side:
+                item = same_item(opened[1].index, opened[0].index, item)
+            return ask_both(opened, k, query_item(opened[0].index, item))
+
+        return pick_item
+
+    @in_words
+    def measure(which: int, other: int) -> str:
+        one, another = sides(which, other)
+        return tables_html(desk.key(one), desk.key(another))
+
+    asked = [top.which, pair.other, search.k]
+    gr.on([tab.select, pair.other.input], show, [*asked, search.shown], pair.answer, **MODEL_QUEUE, **PRIVATE)
+    gr.on([tab.select, pair.other.input], measure, asked[:2], pair.tables, **LOOKUP, **PRIVATE)
+    pair.another.click(show_another, asked, pair.answer, **AT_ONCE, **PRIVATE)
+    pair.split.click(show_split, [*asked, pair.query], pair.answer, **LOOKUP, **PRIVATE)
+    for side in range(2):
+        for view in (pair.views[side], pair.results[side]):
+            view.pick(pick(side), asked, pair.answer, **AT_ONCE, **PRIVATE)
+
+
+def on_pair(desk: Desk, opened: tuple[Opened, Opened], query: Query, found: list[Answer]) -> list:
+    """Two answers as the values of `Pair.answer`; the right map is turned to lie like the left one."""
+    one, other = (side.index for side in opened)
+    keys = desk.maps.key(one), desk.maps.key(other, beside=one)
+    return [
+        query,
+        verdict_html((one, other), found),
+        *(map_value(desk.maps, key, answered) for key, answered in zip(keys, found, strict=True)),
+        *(
+            answer_html(side, key, answered)
+            for side, key, answered in zip((one, other), keys, found, strict=True)
+        ),
+    ]
 
 
 def head_html(opened: Opened) -> str:
@@ -324,13 +550,13 @@ def head_html(opened: Opened) -> str:
     return f"<h1>Image similarity</h1><p>{' · '.join(parts)}</p>"
 
 
-def banner_html(desk: Desk, opened: Opened) -> str:
+def banner_html(standby: Standby) -> str:
     """What a visitor should know of how the index came; nothing if it is the one that was asked for."""
-    asked = f"<code>{escape(desk.standby.location)}</code>"
-    if desk.standby.problem:
+    opened, asked = standby.current, f"<code>{escape(standby.location)}</code>"
+    if problem := standby.problem:
         return (
             f"<p role='status'><strong>{asked} is not here yet, this is the bundled sample.</strong> "
-            f"{escape(desk.standby.problem)} It is asked for again, and appears as soon as it comes.</p>"
+            f"{escape(problem)} It is asked for again, and appears as soon as it comes.</p>"
         )
     if opened.reason:
         cached = f"This is revision {(opened.revision or '')[:7]} of {asked}, from the cache."
@@ -358,7 +584,7 @@ def serve_api(desk: Desk) -> None:
     def about() -> dict:
         """Which index and model answer here, with counts, metrics and versions."""
         opened = desk.opened
-        return {**about_json(opened.index), **standing(desk, opened)}
+        return {**about_json(opened.index), **standing(desk.standby(0))}
 
     def map() -> dict:
         """Every item's place on the map and its class, in the order of the item numbers."""
@@ -422,17 +648,15 @@ def serve_api(desk: Desk) -> None:
         call(endpoint, [file, number], found, api_name=endpoint.__name__, **MODEL_QUEUE)
 
 
-def standing(desk: Desk, opened: Opened) -> dict[str, object]:
+def standing(standby: Standby) -> dict[str, object]:
     """How the index that answers came to be here, and whether uploads and sketches are answered."""
+    opened = standby.current
     live = opened.live
     state = "loading" if live.loading else "unavailable" if live.reason else "ready"
+    asked = {"index": without_folders(standby.location), "revision": standby.revision}
     return {
         "sample": opened.is_sample,
-        "asked": {
-            "index": without_folders(desk.standby.location),
-            "revision": desk.standby.revision,
-            "problem": desk.standby.problem,
-        },
+        "asked": {**asked, "problem": standby.problem},
         "revision": opened.revision,
         "cached": opened.reason,
         "live": {"state": state, "reason": live.reason},
@@ -443,25 +667,37 @@ def standing(desk: Desk, opened: Opened) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Opens the index and serves the page; the model loads once the page is up."""
+    """Opens the indexes and serves the page; the models load once the page is up."""
     settings = read_settings(arguments)
-    standby = Standby(settings.index, settings.revision, SAMPLE, settings.model)
     try:
-        standby.open()
+        standbys = open_indexes(settings)
     except FormatError as error:
-        print(f"The index {settings.index} cannot be opened: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Gradio opens images as well
     with tempfile.TemporaryDirectory() as folder:
-        page = build_page(Desk(standby, Maps(Path(folder))))
+        page = build_page(Desk(standbys, Maps(Path(folder))))
         try:
             serve(page, settings)
         except OSError as error:  # the port is taken, or may not be used
             print(f"The page cannot be served on {settings.host}: {error}", file=sys.stderr)
             return 1
-        standby.serve()
+        for standby in standbys:
+            standby.serve()
         page.block_thread()
     return 0
+
+
+def open_indexes(settings: argparse.Namespace) -> tuple[Standby, ...]:
+    """The indexes that were asked for, open. Raises FormatError, which names the one that cannot be."""
+    asked = zip_longest(settings.index, settings.revision[: len(settings.index)], [settings.model])
+    standbys = tuple(Standby(location, revision, SAMPLE, model) for location, revision, model in asked)
+    for standby in standbys:
+        try:
+            standby.open()
+        except FormatError as error:
+            raise FormatError(f"The index {standby.location} cannot be opened: {error}") from None
+    return standbys
 
 
 def serve(page: gr.Blocks, settings: argparse.Namespace) -> None:

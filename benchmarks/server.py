@@ -1,6 +1,7 @@
 """The app in a process of its own, timed from its start."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,11 +29,16 @@ class Server:
 
 
 @contextmanager
-def serving(index: Path, port: int) -> Iterator[Server]:
-    """Starts app.py with an index, yields once its page is served, and ends it afterwards."""
+def serving(index: Path | str, port: int, **environment: str) -> Iterator[Server]:
+    """Starts app.py with an index, yields once its page is served, and ends it afterwards.
+
+    `index` is a folder, or a Hub id; `environment` is added to this process's own.
+    """
     started = time.perf_counter()
-    command = [sys.executable, "app.py", "--index", str(index.resolve()), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place = str(index.resolve()) if isinstance(index, Path) else index
+    command = [sys.executable, "app.py", "--index", place, "--port", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **quiet)
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_for_page(address, process)

@@ -50,6 +50,10 @@ class Batcher:
             raise call.error
         return call.rows
 
+    def received(self, image: Image.Image) -> NDArray[np.float32]:
+        """As the encoder's own: that takes no model."""
+        return self._encoder.received(image)
+
     def _gathered(self) -> list[_Call]:
         """The calls that waited longest: as many as fit into one pass, one at least."""
         calls = [self._waiting.popleft()]

@@ -52,6 +52,10 @@ class Encoder(Protocol):
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]: ...
 
+    def received(self, image: Image.Image) -> NDArray[np.float32]:
+        """What the network is fed for an image: (3, side, side), resized and normalized."""
+        ...
+
 
 def fetch_model(model: str, revision: str | None = None) -> tuple[ModelRef, Path]:
     """The model's pinned reference and the folder with its files; a Hub id is downloaded, or cached already.
@@ -90,7 +94,7 @@ class Dinov2Encoder:
         """
         # slow imports (3 to 20 s), kept out of every start that needs no model
         from embedding.precision import choose_precision
-        from embedding.vit import FastVit, PlainVit
+        from embedding.vit import PlainVit, fast_vit
 
         self.device = choose_device(device)
         model, self._form = _load(folder, untrained_seed)
@@ -99,9 +103,11 @@ class Dinov2Encoder:
         self.dimension: int = model.config.hidden_size * len(self._kinds)
         fast = None
         if choose_precision(precision, self.device, model.config.hidden_size) == "bfloat16":
-            fast = FastVit(model, self._form, cls_only=pooling == "cls")
+            fast = fast_vit(model, self._form, cls_only=pooling == "cls")
         self.precision: Precision = "float32"
         self._forward = self._on_device(PlainVit(model, self._form))
+        if fast is None and precision == "bfloat16":
+            raise ModelError(f"The model in {folder} cannot calculate in bfloat16: use float32.")
         if fast is not None:
             self._try(fast, insist=precision == "bfloat16")
 
@@ -127,6 +133,13 @@ class Dinov2Encoder:
         """The last third: the embeddings, waited for."""
         rows = launched.collect()  # (n, kinds, d)
         return _unit(np.hstack([_unit(rows[:, kind]) for kind in range(rows.shape[1])]))
+
+    def received(self, image: Image.Image) -> NDArray[np.float32]:
+        """What the network is fed for an image: (3, side, side), resized and normalized."""
+        from embedding.levels import normalized, read_levels  # slow import: torch
+
+        levels = read_levels([image], self._form).parts[0]
+        return normalized(levels, self._form)[0].contiguous().numpy()
 
     def _on_device(self, network: object) -> "Forward":
         from embedding.forward import Forward  # slow import: torch

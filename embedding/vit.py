@@ -114,6 +114,14 @@ class Layer(nn.Module):
         return hidden + linear(inner, self.down_weight, self.down_bias)
 
 
+def fast_vit(model: nn.Module, form: InputForm, cls_only: bool) -> FastVit | None:
+    """The model in bfloat16; None where its weights have names that are not known here."""
+    try:
+        return FastVit(model, form, cls_only)
+    except KeyError:
+        return None
+
+
 def _named(model: nn.Module) -> Weights:
     """The weights by the names they have in current versions of transformers."""
     weights = {}

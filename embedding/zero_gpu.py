@@ -44,6 +44,10 @@ class Borrower:
         """As the encoder's own."""
         return on_loan(self._number, list(images))
 
+    def received(self, image: Image.Image) -> NDArray[np.float32]:
+        """As the encoder's own: that takes no graphics card."""
+        return ENCODERS[self._number].received(image)
+
 
 def lend(encoder: Encoder) -> Encoder:
     """The encoder as it should be called: on ZeroGPU through a loan, anywhere else as it is."""

@@ -12,8 +12,8 @@ CALIBRATED_KS = tuple(range(1, 51))
 RELIABILITY_K = 10  # what the app asks for unless told otherwise
 MOST_BINS = 10
 FEWEST = 50  # items in a bin, at least
-STANDARD_ERROR = 0.015  # of a bin's share: with it, what is stated comes true within 3 points
-LARGEST = 0.2  # of the items: no bin needs more, however wide its error
+STANDARD_ERROR = 0.01  # of a bin's share: with it, what is stated comes true within 3 points
+LARGEST = 0.3  # of the items: no bin needs more, however wide its error
 FOLDS = 5
 RARE = 1  # percent of known items that are less similar to their nearest than what counts as familiar
 ROUNDING = 1e-6  # shares are kept to six digits
@@ -60,8 +60,8 @@ def calibrated(calibration: Calibration, k: int, share: float) -> Calibrated:
 def fit_bins(shares: NDArray[np.float64], right: NDArray[np.bool_]) -> Bins:
     """At most ten bins of shares, of at least 50 items, in which ever more votes are right.
 
-    Isotonic regression finds the steps; then those merge that lose least by it, until few enough are left
-    and each holds enough items to tell its share.
+    Isotonic regression finds the steps; then those merge that lose least by it, so that each holds enough
+    items to tell its share.
     """
     from sklearn.isotonic import IsotonicRegression  # slow import: 2 to 7 s, needed for learning only
 
@@ -74,10 +74,12 @@ def fit_bins(shares: NDArray[np.float64], right: NDArray[np.bool_]) -> Bins:
         (float(least), int(hits), int(count))
         for least, hits, count in zip(shares[order][starts], rights, counts, strict=True)
     ]
-    while (at := _next_merge(blocks, len(shares))) is not None:
-        (least, hits, count), (_, more, others) = blocks[at : at + 2]
-        blocks[at : at + 2] = [(least, hits + more, count + others)]
-    return tuple((round(least, 6), hits, count) for least, hits, count in blocks)
+    ends = _partition([(hits, count) for _, hits, count in blocks])
+    bins = []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        inside = blocks[start:end]
+        bins.append((round(inside[0][0], 6), sum(b[1] for b in inside), sum(b[2] for b in inside)))
+    return tuple(bins)
 
 
 def reliability(
@@ -122,25 +124,46 @@ def is_unlike(known: Familiarity | None, similarity: float) -> bool:
     return known is not None and similarity < known.similarity
 
 
-def _next_merge(blocks: list[tuple[float, int, int]], total: int) -> int | None:
-    """Which block to merge with the one after it; None where all are large enough, and few enough."""
-    small = {at for at, block in enumerate(blocks) if block[2] < _enough(block, total)}
-    if len(blocks) == 1 or (not small and len(blocks) <= MOST_BINS):
-        return None
-    pairs = [at for at in range(len(blocks) - 1) if not small or at in small or at + 1 in small]
-    return min(pairs, key=lambda at: _loss(blocks[at], blocks[at + 1]))
+def _partition(blocks: list[tuple[int, int]]) -> list[int]:
+    """Where bins of (right, count) blocks end: those that lose the least squared error of all that may be.
+
+    A bin must hold enough items. If no two bins can, two that are only large enough are better than one: few
+    votes are wrong in an easy set.
+    """
+    rights, counts = (np.cumsum([0, *column]) for column in zip(*blocks, strict=True))
+    enough = LARGEST * counts[-1]
+    for most, demand in ((MOST_BINS, enough), (2, 0.0)):
+        ends = _cheapest(rights, counts, most, demand)
+        if len(ends) > 1:
+            return ends
+    return [len(blocks)]
 
 
-def _enough(block: tuple[float, int, int], total: int) -> float:
-    """How many of `total` items a block with this share of right votes should hold."""
-    share = block[1] / block[2]
-    return max(FEWEST, min(share * (1 - share) / STANDARD_ERROR**2, LARGEST * total))
+def _cheapest(rights: NDArray[np.int64], counts: NDArray[np.int64], most: int, largest: float) -> list[int]:
+    """The ends of at most `most` bins with the least squared error, by dynamic programming over their number.
 
-
-def _loss(one: tuple[float, int, int], other: tuple[float, int, int]) -> float:
-    """The squared error that merging two blocks adds."""
-    (_, hits, count), (_, more, others) = one, other
-    return count * others / (count + others) * (hits / count - more / others) ** 2
+    A bin needs as many items as tell its share, or `largest`, and 50 in any case.
+    """
+    total = len(counts) - 1
+    least = np.full((most + 1, total + 1), np.inf)  # of the first blocks, in so many bins
+    least[0, 0] = 0
+    came_from = np.zeros((most + 1, total + 1), int)
+    for end in range(1, total + 1):
+        count, right = counts[end] - counts[:end], rights[end] - rights[:end]
+        share = right / count
+        needed = np.maximum(np.minimum(share * (1 - share) / STANDARD_ERROR**2, largest), FEWEST)
+        error = np.where(count >= needed, count * share * (1 - share), np.inf)
+        for bins in range(1, most + 1):
+            errors = least[bins - 1, :end] + error
+            came_from[bins, end] = errors.argmin()
+            least[bins, end] = errors.min()
+    bins = int(least[:, total].argmin())
+    ends = []
+    end = total if np.isfinite(least[bins, total]) else 0
+    while end:
+        ends.append(end)
+        bins, end = bins - 1, int(came_from[bins, end])
+    return ends[::-1]
 
 
 def _bin_of(bins: Bins, shares: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -93,7 +93,17 @@ def _check_metrics(index: Index) -> str:
     ):
         if stated is not None and abs(stated - (measured or 0.0)) > 1e-3:
             raise FormatError(f"{name} is {measured:.4f}, the manifest says {stated:.4f}")
+    _check_votes(index)
     return f"metrics: k-NN accuracy {accuracy:.4f} and silhouette on the map measured again"
+
+
+def _check_votes(index: Index) -> None:
+    """The vote on every item against what the manifest says of all of them."""
+    if index.manifest.quality is None or index.predicted is None:
+        return
+    stated, counted = index.manifest.quality.votes.accuracy, float((index.predicted == index.labels).mean())
+    if abs(stated - counted) > 1e-6:
+        raise FormatError(f"{counted:.4f} of the predicted classes are right, the manifest says {stated:.4f}")
 
 
 def _check_model(index: Index, model: str | None) -> str:

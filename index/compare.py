@@ -109,6 +109,15 @@ def common_items(indexes: Sequence[Index]) -> list[NDArray[np.int64]]:
     return [_places(index.source_rows, np.sort(rows)) for index in indexes]
 
 
+def same_item(one: Index, other: Index, item: int) -> int | None:
+    """The item of `other` that comes from the same row of the same source, None where there is none."""
+    here, there = one.manifest.source, other.manifest.source
+    if (here.id, here.split, here.revision) != (there.id, there.split, there.revision):
+        return None
+    found = np.flatnonzero(other.source_rows == one.source_rows[item])
+    return int(found[0]) if len(found) else None
+
+
 def align(moving: NDArray[np.float32], fixed: NDArray[np.float32]) -> NDArray[np.float32]:
     """`moving` (n, 2) shifted, turned, mirrored and scaled as a whole to lie on `fixed` (n, 2) best.
 

@@ -101,26 +101,19 @@ def read_held_out_items(index: Index, request: EvaluationRequest) -> HeldOut:
     if not manifest.source.labeled:
         raise SourceError("The index has no classes, so there is nothing to judge.")
     selection = read_source(_source_request(manifest, request))
-    rows = _rows_outside(index, selection)
     numbers = [_class_number(manifest.classes, name) for name in selection.classes]
-    images, labels, source_rows, skipped = [], [], [], []
-    unknown = 0
-    for item, data in prepared_items(selection, rows, manifest.preparation, skipped):
-        number = numbers[item.label]
-        if number is None:
-            unknown += 1
-            continue
-        images.append(data)
-        labels.append(number)
-        source_rows.append(item.row)
-    if not images:
+    skipped: list[str] = []
+    every = prepared_items(selection, _rows_outside(index, selection), manifest.preparation, skipped)
+    items = [(item.row, numbers[item.label], data) for item, data in every]
+    known = [(row, label, data) for row, label, data in items if label is not None]
+    if not known:
         raise SourceError(f"No image of {selection.source.id} is of a class that the index has.")
     held_out = HeldOut(
         source=replace(selection.source, skipped=len(skipped)),
-        images=images,
-        labels=np.array(labels, np.int32),
-        source_rows=np.array(source_rows, np.int32),
-        unknown=unknown,
+        images=[data for _, _, data in known],
+        labels=np.array([label for _, label, _ in known], np.int32),
+        source_rows=np.array([row for row, _, _ in known], np.int32),
+        unknown=len(items) - len(known),
     )
     _refuse_the_same(index, held_out)
     return held_out
@@ -220,11 +213,8 @@ def _judged(
     winners = vote_winners(index.labels[nearest.ids], nearest.similarities, {*CURVE, *CALIBRATED_KS})
     votes = judge(winners, labels)
     leaks = find_leaks(index, held_out.images, nearest.ids[:, :LISTED_NEIGHBORS])
-    predicted, shares = winners.at(votes.k)
-    baselines = [
-        _baseline(vectors, index, embeddings, labels)
-        for vectors in (*baseline_vectors(index, held_out), untrained)
-    ]
+    vectors = (*baseline_vectors(index, held_out), untrained)
+    baselines = [_baseline(each, index, embeddings, labels) for each in vectors]
     evaluation = Evaluation(
         source=held_out.source,
         votes=votes,
@@ -233,10 +223,27 @@ def _judged(
         unknown=held_out.unknown,
         leaks=len(leaks),
     )
-    rows = [
+    calibration = calibrate(winners, labels, held_out=True, seed=manifest.seed)
+    learnt = replace(
+        manifest,
+        evaluation=evaluation,
+        calibration=calibration or manifest.calibration,
+        familiarity=familiarity(nearest.similarities[:, 0], held_out=True) or manifest.familiarity,
+    )
+    return learnt, _rows(held_out, nearest, winners.at(votes.k), leaks)
+
+
+def _rows(
+    held_out: HeldOut,
+    nearest: NearestItems,
+    votes: tuple[NDArray[np.int32], NDArray[np.float64]],
+    leaks: dict[int, tuple[int, bool]],
+) -> list[HeldOutItem]:
+    predicted, shares = votes
+    return [
         HeldOutItem(
             source_row=int(held_out.source_rows[row]),
-            label=int(labels[row]),
+            label=int(held_out.labels[row]),
             predicted=int(predicted[row]),
             predicted_share=float(shares[row]),
             nearest=int(nearest.ids[row, 0]),
@@ -244,17 +251,8 @@ def _judged(
             leak=leaks[row][0] if row in leaks else None,
             image=held_out.images[row] if row in leaks else None,
         )
-        for row in range(len(labels))
+        for row in range(len(held_out.labels))
     ]
-    seen = familiarity(nearest.similarities[:, 0], held_out=True)
-    calibration = calibrate(winners, labels, held_out=True, seed=manifest.seed)
-    learnt = replace(
-        manifest,
-        evaluation=evaluation,
-        calibration=calibration or manifest.calibration,
-        familiarity=seen or manifest.familiarity,
-    )
-    return learnt, rows
 
 
 def bootstrap_interval(accuracy: float, items: int, seed: int) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -86,14 +86,21 @@ class Hygiene:
     leaks: tuple[Leak, ...]
 
 
-def inspect(index: Index, neighbors: NeighborLists, folder: Path) -> Hygiene:
-    """Everything at once, leaks from the evaluation stored in `folder`. Raises FormatError."""
-    return Hygiene(
-        suspects=label_suspects(index, neighbors),
-        outliers=outliers(index, neighbors),
-        duplicates=near_duplicates(index, neighbors),
-        leaks=leaks(index, folder),
-    )
+def inspect(
+    index: Index, neighbors: NeighborLists, folder: Path, say: Callable[[str], None] = lambda _: None
+) -> Hygiene:
+    """Everything at once, leaks from the evaluation stored in `folder`; `say` hears what comes next.
+
+    Raises FormatError.
+    """
+    say("labels")
+    suspects = label_suspects(index, neighbors)
+    say("outliers")
+    far = outliers(index, neighbors)
+    say("near-duplicates")
+    duplicates = near_duplicates(index, neighbors)
+    say("leaks")
+    return Hygiene(suspects, far, duplicates, leaks(index, folder))
 
 
 def label_suspects(index: Index, neighbors: NeighborLists, limit: int = LISTED) -> tuple[LabelSuspect, ...]:
@@ -253,9 +260,9 @@ def _usual_shares(
 def _suspect_reason(index: Index, neighbors: NeighborLists, item: int, rival: int) -> str:
     voters, label = index.labels[neighbors.ids[item]], index.labels[item]
     classes = index.manifest.classes
-    agreeing = int((voters == label).sum())
+    against, agreeing = int((voters == rival).sum()), int((voters == label).sum())
     return (
-        f"{int((voters == rival).sum())} of its {len(voters)} nearest are {classes[rival]}, "
+        f"{against} of its {len(voters)} nearest {'is' if against == 1 else 'are'} {classes[rival]}, "
         f"{agreeing or 'none'} {'is' if agreeing == 1 else 'are'} {classes[label]}, as it is labeled."
     )
 
@@ -296,16 +303,28 @@ def _groups(pairs: list[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted(groups, key=lambda group: (-len(group), group)))
 
 
+def named_rows(rows: Sequence[object], index: Index) -> list[dict[str, object]]:
+    """Rows of one kind for a file: class numbers become names, items get their source rows beside them."""
+    named = []
+    for row in rows:
+        values = asdict(row)
+        for name in {"label", "suggested"} & set(values):
+            values[name] = index.manifest.classes[values[name]]
+        for name in _items_of(values):
+            values[f"{name}_source_row"] = int(index.source_rows[values[name]])
+        named.append(values)
+    return named
+
+
+def _items_of(names: Iterable[str]) -> list[str]:
+    """Which of a row's fields are item numbers."""
+    return [name for name in names if name in ("item", "other")]
+
+
 def _write_csv(file: Path, kind: type, rows: Sequence[object], index: Index) -> None:
-    """A row a line; class numbers become names, and items get their source rows beside them."""
     names = [field.name for field in fields(kind)]
-    items = [name for name in ("item", "other") if name in names]
+    header = names + [f"{name}_source_row" for name in _items_of(names)]
     with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(names + [f"{name}_source_row" for name in items])
-        for row in rows:
-            values = asdict(row)
-            for name in {"label", "suggested"} & set(values):
-                values[name] = index.manifest.classes[values[name]]
-            source_rows = [int(index.source_rows[values[name]]) for name in items]
-            writer.writerow([*values.values(), *source_rows])
+        writer = csv.DictWriter(stream, header)
+        writer.writeheader()
+        writer.writerows(named_rows(rows, index))

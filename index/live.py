@@ -63,6 +63,11 @@ class LiveModel:
         """Why uploads and sketches cannot be answered, None if they can or the model is still loading."""
         return self._reason
 
+    @property
+    def ready(self) -> Encoder | None:
+        """The encoder if it is here already."""
+        return self._encoder
+
     def encoder(self) -> Encoder:
         """The encoder, waited for. Raises QueryError where it cannot be had or does not fit the index."""
         self._settled.wait()

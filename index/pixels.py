@@ -16,7 +16,7 @@ CANDIDATES = 15  # by likeness of pixels, beside those that look alike to the mo
 TYPICAL = 10  # an image's candidate at this place tells how alike different images are, there
 ALIKE = 0.2  # of that: what remains of a copy at most
 REMAINS = 0.012  # of a copy, whatever is typical: where images are simple all of them are much alike
-WORTHWHILE = 0.6  # of that, before shifts of whole pixels are tried
+WORTHWHILE = 0.4  # of that, before shifts of whole pixels are tried
 TRIED = 4  # candidates of an image for which they are tried
 CHUNK = 256
 

@@ -18,11 +18,13 @@ PATIENCE = 20.0  # seconds that a start waits for the Hub before it shows the sa
 class Opened:
     """An index that answers now, with its live model.
 
-    `revision` is its commit, if it came from the Hub; `reason` says why an earlier download had to be taken.
+    `folder` holds its files. `revision` is its commit, if it came from the Hub; `reason` says why an earlier
+    download had to be taken.
     """
 
     index: Index
     live: LiveModel
+    folder: Path
     is_sample: bool = False
     revision: str | None = None
     reason: str | None = None
@@ -92,7 +94,8 @@ class Standby:
         """Makes a fetched index the one that answers. Raises FormatError if it is unsound."""
         index = load_index(fetched.folder)
         is_sample = fetched.folder.resolve() == self._sample.resolve()
-        opened = Opened(index, LiveModel(index, self._model), is_sample, fetched.revision, fetched.reason)
+        live = LiveModel(index, self._model)
+        opened = Opened(index, live, fetched.folder, is_sample, fetched.revision, fetched.reason)
         with self._lock:
             before, self._current = self._current, opened
             if before:
@@ -104,7 +107,7 @@ class Standby:
     def _stand_in(self) -> None:
         index = load_index(self._sample)
         with self._lock:
-            self._current = self._current or Opened(index, LiveModel(index), is_sample=True)
+            self._current = self._current or Opened(index, LiveModel(index), self._sample, is_sample=True)
 
     def _note(self, error: FormatError) -> None:
         problem = without_folders(str(error))

@@ -98,7 +98,7 @@ def test_client_gets_classes_map_and_what_is_served(client: Client, sample: Inde
 
 def test_client_gets_neighbors_as_rows(client: Client, sample: Index) -> None:
     found = client.predict(77, 5, api_name="/query_item")
-    assert list(found) == ["query", "neighbors", "vote", "milliseconds"]
+    assert list(found) == ["query", "neighbors", "vote", "calibrated", "unlike", "milliseconds"]
     assert list(found["query"]) == QUERY
     assert all(list(row) == NEIGHBOR for row in found["neighbors"])
     assert list(found["milliseconds"]) == ["prepare", "embed", "search"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect
 
@@ -48,7 +49,7 @@ def phone(browser: Browser, address: str) -> Iterator[Page]:
 
 def point_at(page: Page, item: int, sample: Index) -> tuple[float, float]:
     """Where an item's point is on the screen."""
-    page.locator(".map-plot").scroll_into_view_if_needed()
+    page.locator(".map-plot").first.scroll_into_view_if_needed()
     x, y = sample.map[item].tolist()
     return page.evaluate(
         """([x, y]) => {
@@ -153,11 +154,133 @@ def test_k_changes_the_number_of_neighbors(page: Page) -> None:
     assert marked(page)["rings"] == 23
 
 
-def test_legend_filters_the_points(page: Page) -> None:
+def counted(page: Page, words: str) -> None:
+    expect(page.locator(".map-count")).to_have_text(words, timeout=PATIENCE)
+
+
+def test_legend_selects_classes_and_the_rest_stays_gray(page: Page) -> None:
     page.locator(".chip", has_text="3").click()
-    expect(page.locator(".map-count")).to_have_text("4,500 of 5,000 points")
+    counted(page, "500 of 5,000 points")
+    expect(page.locator(".selection-head h4")).to_have_text("500 selected")
+    gray = "document.querySelector('.map-plot')._fullData.map((trace) => trace.selectedpoints.length)"
+    page.wait_for_function(f"{gray}.join() === '0,0,0,500,0,0,0,0,0,0'")
+    page.locator(".chip", has_text="8").click()
+    counted(page, "1,000 of 5,000 points")
     page.locator(".chip", has_text="All").click()
-    expect(page.locator(".map-count")).to_have_text("5,000 of 5,000 points")
+    counted(page, "5,000 of 5,000 points")
+    expect(page.locator(".selection-head")).to_have_count(0)
+
+
+def test_search_box_selects_a_class_or_an_item(page: Page) -> None:
+    box = page.get_by_label("Select a class or item")
+    for text, words in (("7", "500 of"), ("item 12", "1 of"), ("zebra", "Nothing here is called zebra")):
+        box.fill(text)
+        box.press("Enter")
+        expect(page.locator(".map-count")).to_contain_text(words)
+
+
+def lasso(page: Page, tool: str, corners: list[tuple[float, float]]) -> None:
+    page.get_by_role("button", name=tool).click()
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in [*corners[1:], corners[0]]:
+        page.mouse.move(*corner, steps=4)
+    page.mouse.up()
+
+
+def test_lasso_selects_what_is_inside(page: Page, sample: Index, tmp_path: Path) -> None:
+    item = lonely_item(sample)
+    x, y = point_at(page, item, sample)
+    lasso(page, "Select with a lasso", [(x - 6, y - 6), (x + 6, y - 6), (x + 6, y + 6), (x - 6, y + 6)])
+    counted(page, "1 of 5,000 points")
+    page.get_by_role("button", name="Select with a lasso").click()  # off again
+    with page.expect_download() as download:
+        page.locator(".selection [data-export=parquet]").click()
+    table = pd.read_parquet(download.value.path())
+    assert table["item"].tolist() == [item]
+    assert table["label"].tolist() == [sample.class_of(item)]
+    assert table["umap_x"].tolist() == pytest.approx([sample.map[item, 0]])
+    page.locator(".selection .tile").click()
+    wait_for_item(page, item)
+
+
+def test_box_selects_everything_when_it_is_drawn_round_everything(page: Page) -> None:
+    box = page.locator(".map-plot").bounding_box()
+    left, top = box["x"] + 2, box["y"] + 2
+    page.get_by_role("button", name="Select with a box").click()
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left + box["width"] - 4, top + box["height"] - 4, steps=5)
+    page.mouse.up()
+    counted(page, "5,000 of 5,000 points")
+    expect(page.locator(".selection-head h4")).to_have_text("5,000 selected", timeout=PATIENCE)
+
+
+def places(page: Page, panel: int = 0) -> list[float]:
+    """Where the first points of the first class are drawn."""
+    return page.evaluate(
+        "(n) => Array.from(document.querySelectorAll('.map-plot')[n]._fullData[0].x.slice(0, 5))", panel
+    )
+
+
+def layouts_shown(page: Page) -> int:
+    return page.evaluate("performance.getEntriesByName('map-layout').length")
+
+
+def test_layouts_follow_one_another_and_keep_the_query(page: Page, sample: Index) -> None:
+    before, seen = places(page), layouts_shown(page)
+    neighbors = neighbors_of(page)
+    page.get_by_label("Method").select_option("tsne")
+    page.wait_for_function("(n) => performance.getEntriesByName('map-layout').length > n", arg=seen)
+    assert places(page) != before
+    assert marked(page) == {"rings": 10, "stars": 1}
+    assert neighbors_of(page) == neighbors
+    expect(page.get_by_label("n_neighbors")).to_be_hidden()
+    page.get_by_label("Method").select_option("umap")
+    page.wait_for_function("(n) => performance.getEntriesByName('map-layout').length > n + 1", arg=seen)
+    assert places(page) == pytest.approx(before)
+    page.get_by_label("n_neighbors").focus()
+    page.keyboard.press("ArrowRight")  # by keyboard, too
+    page.wait_for_function("(n) => performance.getEntriesByName('map-layout').length > n + 2", arg=seen)
+    expect(page.locator(".map-layout output").first).to_have_text("50")
+
+
+def test_two_layouts_share_the_hovered_point_and_the_selection(page: Page, sample: Index) -> None:
+    page.get_by_role("button", name="Two layouts side by side").click()
+    expect(page.locator(".map-plot")).to_have_count(2)
+    page.wait_for_function("performance.getEntriesByName('map-layout').length")
+    page.wait_for_function("document.querySelectorAll('.map-plot')[1]._fullData?.length === 10")
+    page.locator(".chip", has_text="4").click()
+    chosen = "(n) => document.querySelectorAll('.map-plot')[n]._fullData[4].selectedpoints?.length === 500"
+    for panel in (0, 1):
+        page.wait_for_function(chosen, arg=panel)
+    page.mouse.move(*point_at(page, lonely_item(sample), sample))
+    expect(page.locator(".map-panel").nth(1).locator(".echo")).to_have_count(1)
+    page.get_by_role("button", name="Two layouts side by side").click()
+    expect(page.locator(".map-plot")).to_have_count(1)
+
+
+def test_every_point_can_be_reached_by_keyboard(page: Page, sample: Index) -> None:
+    page.get_by_role("button", name="Points as a table").press("Enter")
+    expect(page.locator(".map-table tbody tr")).to_have_count(50)
+    page.get_by_role("button", name="Next").press("Enter")
+    row = page.get_by_role("button", name="Search with item 57", exact=True)
+    row.press("Enter")
+    wait_for_item(page, 57)
+    page.locator(".chip", has_text="9").press("Enter")
+    expect(page.locator(".pages")).to_contain_text("of 500")
+
+
+def test_vote_says_what_it_is_worth(page: Page, sample: Index) -> None:
+    expect(page.locator(".results")).to_contain_text("votes like this are right")
+
+
+def test_neighbors_can_be_saved(page: Page) -> None:
+    with page.expect_download() as download:
+        page.locator(".results [data-export=csv]").click()
+    table = pd.read_csv(download.value.path())
+    assert table["item"].tolist() == neighbors_of(page)
+    assert table["similarity"].is_monotonic_decreasing
 
 
 def test_uploaded_image_is_answered(page: Page, tmp_path: Path) -> None:
@@ -323,4 +446,12 @@ def test_map_without_webgl_says_so(playwright: Playwright, address: str) -> None
 
 def test_stylesheet_and_scripts_are_the_projects_own() -> None:
     names = [file.name for file in (ROOT / "ui").iterdir() if file.suffix in (".js", ".css")]
-    assert sorted(names) == ["map.js", "sketch.js", "style.css", "upload.js"]
+    assert sorted(names) == [
+        "explore.js",
+        "hygiene.js",
+        "map.js",
+        "quality.js",
+        "sketch.js",
+        "style.css",
+        "upload.js",
+    ]

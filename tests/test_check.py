@@ -34,8 +34,9 @@ def measured(index: Index) -> Index:
 @pytest.fixture
 def saved(sample: Index, tmp_path: Path) -> Path:
     items = np.arange(0, 5000, 25)
+    umap = {"umap": sample.manifest.projections["umap"]}
     index = Index(
-        replace(sample.manifest, count=COUNT),
+        replace(sample.manifest, count=COUNT, projections=umap, quality=None),
         [sample.images[item] for item in items],
         sample.labels[items],
         sample.source_rows[items],

@@ -28,7 +28,7 @@ from embedding.encoder import Dinov2Encoder, ModelError, Pooling, encode_batches
 from embedding.forward import Forward
 from embedding.levels import InputForm, joined, normalized, read_levels, resized
 from embedding.precision import BOUND, choose_precision, probes
-from embedding.vit import FastVit, PlainVit
+from embedding.vit import FastVit, PlainVit, fast_vit
 from tests.conftest import MODEL
 from tests.pictures import noise, seven
 
@@ -170,6 +170,18 @@ def test_bundled_model_calculates_in_float32_on_a_processor() -> None:
     assert choose_precision("auto", "mps", 768) == "float32"
     assert choose_precision("bfloat16", "cpu", 192) == "bfloat16"
     assert BOUND > 0.999  # what an index asks for when it is opened elsewhere
+
+
+def test_weights_of_unknown_names_are_left_to_transformers() -> None:
+    model = tiny("gelu")
+    model.layernorm = torch.nn.Sequential(model.layernorm)
+    assert fast_vit(model, FORM, cls_only=True) is None
+
+
+def test_received_pixels_are_what_the_network_sees(plain: Dinov2Encoder) -> None:
+    read = read_levels([noise(50, 50)], FORM)
+    assert np.array_equal(Batcher(plain).received(noise(50, 50)), normalized(read.parts[0], FORM)[0])
+    assert plain.received(seven()).shape == (3, 28, 28)
 
 
 # --- out of memory -----------------------------------------------------------------------------------------

@@ -30,6 +30,10 @@ LAYERS = [
 UI_SEES = {
     "embedding.image",
     "index.calibration",
+    "index.compare",
+    "index.figures",
+    "index.hygiene",
+    "index.live",
     "index.manifest",
     "index.projection",
     "index.query",
@@ -39,6 +43,7 @@ UI_SEES = {
 }
 APP_SEES = {
     "embedding.image",
+    "index.compare",
     "index.live",
     "index.manifest",
     "index.query",
@@ -76,6 +81,13 @@ def test_module_imports_only_what_lies_before_it(module: str) -> None:
 @pytest.mark.parametrize("module", modules_of("ui"))
 def test_ui_imports_only_types_of_the_index(module: str) -> None:
     assert {name for name in imports_of(module) if not name.startswith("ui.")} <= UI_SEES
+
+
+@pytest.mark.parametrize("module", modules_of("training"))
+def test_training_stands_alone(module: str) -> None:
+    assert (
+        imports_of(module) == set()
+    )  # it runs on a GPU machine that has torch, transformers and scikit-learn
 
 
 def test_app_imports_only_ui_and_what_answers_queries() -> None:

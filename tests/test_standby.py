@@ -11,7 +11,7 @@ import pytest
 from gradio_client import Client as AppClient
 from gradio_client import handle_file
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from embedding.encoder import ModelRef
 from index.manifest import fingerprint
@@ -45,6 +45,13 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def explored(page: Page, count: int) -> Page:
+    """The page with the tab Explore on top, once that shows an index of so many items."""
+    page.get_by_role("tab", name="Explore").click()
+    expect(page.locator(".explore-range").first).to_have_text(f"1 to 48 of {count:,}", timeout=60_000)
+    return page
 
 
 def about(app: AppClient) -> dict:
@@ -87,6 +94,7 @@ def test_open_page_follows_when_the_index_comes(
         expect(page.locator(".page-banner p")).to_contain_text(f"{ID} is not here yet")
         expect(page.locator(".page-banner p")).to_contain_text(f"There is no {ID} here or on the Hub")
         expect(page.locator(".map-count")).to_have_text("5,000 of 5,000 points")
+        exploring = explored(opened(browser.new_page(), url), 5000)
         hub.put(ID, files_of(saved))
         expect(page.locator(".map-count")).to_have_text(f"{COUNT} of {COUNT} points", timeout=60_000)
         expect(page.locator(".page-banner p")).to_be_hidden()
@@ -94,13 +102,16 @@ def test_open_page_follows_when_the_index_comes(
         expect(page.locator(".page-head").first).not_to_contain_text("bundled sample")
         expect(page.locator(".map-marks circle")).to_have_count(10)
         assert all(int(tile.get_attribute("data-item")) < COUNT for tile in page.locator(".tile").all())
+        expect(exploring.locator(".explore-range").first).to_have_text(f"1 to 48 of {COUNT}")
         page.locator(".tile").nth(3).click()
         expect(page.locator(".results-query p").first).to_contain_text("item ")
         box = page.locator(".map-plot").bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         assert [fault for fault in page.faults if "server responded" not in fault] == []
+        explored(page, COUNT)
         fresh = opened(browser.new_page(), url)
         expect(fresh.locator(".map-count")).to_have_text(f"{COUNT} of {COUNT} points")
+        exploring.close()
         page.close()
         fresh.close()
 

@@ -19,18 +19,31 @@ PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode
 
 @dataclass(frozen=True)
 class Desk:
-    """Where page and API put their questions: the index that is open, and what browsers draw of it."""
+    """Where page and API put their questions: the open indexes, and what browsers draw of them."""
 
-    standby: Standby
+    standbys: tuple[Standby, ...]
     maps: Maps
 
     @property
     def opened(self) -> Opened:
-        """The index that answers now. A handler asks once, since the next call may find another one."""
-        return self.standby.current
+        """The first index, which the API answers from."""
+        return self.at(0)
+
+    def at(self, which: object) -> Opened:
+        """The index with that number, the first for any other. A handler asks once: it may be replaced."""
+        return self.standby(which).current
+
+    def standby(self, which: object) -> Standby:
+        known = type(which) is int and 0 <= which < len(self.standbys)
+        return self.standbys[which if known else 0]
 
     def key(self, opened: Opened) -> str:
         return self.maps.key(opened.index)
+
+    def find(self, key: object) -> Opened | None:
+        """The open index with this key, None if there is none: any visitor may ask."""
+        open_now = (standby.current for standby in self.standbys)
+        return next((opened for opened in open_now if key == self.key(opened)), None)
 
 
 def in_words(handler: Callable) -> Callable:

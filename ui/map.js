@@ -91,6 +91,8 @@
     return layouts.get(name);
   };
 
+  if (!props.value?.key) await new Promise((resolve) => watch("value", () => props.value?.key && resolve()));
+
   let Plotly;
   try {
     const loading = Promise.all([loadPlotly(), open(props.value.key)]);
@@ -475,6 +477,7 @@
     const wanted = props.value.selection;
     if (!wanted || wanted.id === followed) return;
     followed = wanted.id;
+    chosen = new Set();
     adopt(wanted.items);
   };
 

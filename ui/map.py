@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from index.manifest import DEFAULT_PROJECTION
+from index.compare import common_items
+from index.manifest import DEFAULT_PROJECTION, manifest_to_json
 from index.projection import Alignment, alignment, layout_rows, layout_title
 from index.query import Answer
 from index.store import Index
@@ -34,25 +35,29 @@ MAX_LOSSLESS_TILE = 32
 class Maps:
     """What browsers fetch to draw the maps of indexes: files of points in `folder`, thumbnails on demand.
 
-    A map is known by its key, a hash of its points; the page may change from one to another. What any visitor
-    may ask for is checked here, and answered with None where it is not there.
+    A map is known by its key, a hash of its points and manifest; the page may change from one to another.
+    What any visitor may ask for is checked here, and answered with None where it is not there.
     """
 
     def __init__(self, folder: Path) -> None:
         """`folder` is an existing directory, and everybody may read what is in it."""
         self._folder = folder.resolve()
         self._atlases: dict[str, _Atlas] = {}
-        self._keys: dict[int, str] = {}  # by identity: an atlas keeps its index, so no other gets its place
+        self._keys: dict[tuple[int, int], str] = {}  # by identity: an atlas keeps its index alive
         gr.set_static_paths([self._folder, plotly_script()])
 
-    def key(self, index: Index) -> str:
-        """The key of the index's map, whose points are written when it is first asked for."""
-        key = self._keys.get(id(index))
-        if key is None:
-            atlas = _Atlas(index, self._folder)
-            key = self._keys[id(index)] = atlas.key
-            self._atlases.setdefault(key, atlas)
-        return key
+    def key(self, index: Index, beside: Index | None = None) -> str:
+        """The key of the index's map, whose points are written when it is first asked for.
+
+        `beside` another index of the same items it is turned to lie like that one's.
+        """
+        asked = (id(index), id(beside))
+        if asked not in self._keys:
+            turned = beside and alignment(*_common_points(index, beside))
+            atlas = _Atlas(index, self._folder, turned, beside)
+            self._keys[asked] = atlas.key
+            self._atlases.setdefault(atlas.key, atlas)
+        return self._keys[asked]
 
     def index(self, key: object) -> Index | None:
         atlas = self._atlas(key)
@@ -90,15 +95,20 @@ class Maps:
 class _Atlas:
     """The maps of one index, each written when it is first wanted."""
 
-    def __init__(self, index: Index, folder: Path) -> None:
+    def __init__(
+        self, index: Index, folder: Path, turned: Alignment | None = None, beside: Index | None = None
+    ) -> None:
         self.index = index
         self._folder = folder
+        self._beside = beside  # kept, so that no other index gets its identity
         self._alignments: dict[str, Alignment] = {}
         self._layouts: dict[str, dict[str, object]] = {}
-        points = quantize(index.map)
+        self._map = turned.apply(index.map) if turned else index.map
+        points = quantize(self._map)
         self.thumbnails = _thumbnails(index, points.steps)
         file = _write_points(points, _label_bytes(index), folder)
-        self.key = file.stem
+        made = file.stem + manifest_to_json(index.manifest)  # two indexes may have the same points
+        self.key = hashlib.sha256(made.encode()).hexdigest()[:16]
         self._layouts[DEFAULT_PROJECTION] = _located(DEFAULT_PROJECTION, points, file)
 
     def description(self) -> dict[str, object]:
@@ -129,7 +139,7 @@ class _Atlas:
 
     def alignment(self, name: str) -> Alignment:
         if name not in self._alignments:
-            self._alignments[name] = alignment(self.index.coordinates[name], self.index.map)
+            self._alignments[name] = alignment(self.index.coordinates[name], self._map)
         return self._alignments[name]
 
 
@@ -255,6 +265,12 @@ def plotly_script() -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("plotly is not installed: pip install plotly")
     return Path(spec.origin).parent / "package_data" / "plotly.min.js"
+
+
+def _common_points(index: Index, beside: Index) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where the items that both hold lie on their maps. Raises FormatError if there are none."""
+    here, there = common_items([index, beside])
+    return index.map[here], beside.map[there]
 
 
 def _located(name: str, points: Points, file: Path) -> dict[str, object]:

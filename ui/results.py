@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from embedding.image import flatten
 from index.calibration import Calibrated, calibrated, is_unlike
 from index.query import Answer
 from index.search import Neighbor
@@ -21,6 +22,7 @@ from ui.palette import color_of, swatch
 
 VOTE_ROWS = 5
 MAX_CRISP_SIDE = 64  # pixels
+TILE_SIDE = 160  # pixels
 EMPTY = (
     '<div class="results-empty"><strong>No query yet</strong>'
     "<p>Choose a class, upload an image, draw a sketch or click a point on the map.</p></div>"
@@ -110,6 +112,19 @@ def data_url(file: bytes) -> str:
     return f"data:{_media_type(file)};base64,{base64.b64encode(file).decode()}"
 
 
+def thumbnail(file: bytes) -> str:
+    """An image file as a data URL: as it is, or if it is large, small enough for a page of them."""
+    image = Image.open(BytesIO(file))
+    if max(image.size) <= TILE_SIDE:
+        return data_url(file)
+    image.draft("RGB", (TILE_SIDE, TILE_SIDE))  # a JPEG decoder skips what a small tile does not need
+    small = flatten(image)
+    small.thumbnail((TILE_SIDE, TILE_SIDE))
+    buffer = BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return data_url(buffer.getvalue())
+
+
 def image_data_url(image: Image.Image) -> str:
     """An image as the data URL of a PNG."""
     buffer = BytesIO()
@@ -192,9 +207,9 @@ def _picture(image: Image.Image, caption: str) -> str:
 
 
 def item_picture(index: Index, item: int) -> str:
-    """An item's image, as stored, for a place that names it already."""
+    """An item's image for a place that names it already."""
     look = f"picture{crisp(index.manifest.preparation.size)}"
-    return f'<img class="{look}" src="{data_url(index.images[item])}" alt="">'
+    return f'<img class="{look}" src="{thumbnail(index.images[item])}" alt="">'
 
 
 def crisp(side: int) -> str:

@@ -43,7 +43,7 @@ def selection_value(index: Index | None, key: str, items: NDArray[np.int64] | No
     """Selected items (m,) as the value of a SelectionView; an empty one for no selection, or no index."""
     if index is None or items is None:
         return EMPTY
-    tiles = "".join(_tile_html(index, item) for item in items[:SHOWN].tolist())
+    tiles = "".join(item_tile(index, item) for item in items[:SHOWN].tolist())
     more = f"<p>The first {SHOWN} are shown.</p>" if len(items) > SHOWN else ""
     head = (
         f"<h4>{len(items):,} selected</h4>{_classes_html(index, items)}{EXPORT_BUTTONS if len(items) else ''}"
@@ -67,7 +67,8 @@ def _classes_html(index: Index, items: NDArray[np.int64]) -> str:
     return f"<ul>{''.join(parts)}{f'<li>{left} more</li>' if left > 0 else ''}</ul>"
 
 
-def _tile_html(index: Index, item: int) -> str:
+def item_tile(index: Index, item: int) -> str:
+    """An item's picture over its class, as a button to search with it."""
     name = escape(index.class_of(item)) if index.manifest.source.labeled else ""
     return (
         f'<button type="button" class="tile" data-item="{item}" title="Item {item}: search with it" '
