@@ -1,6 +1,9 @@
-"""The published DINOv2 models, by short names."""
+"""The published DINOv2 models, by short names; what they may calculate in."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedding.encoder import Encoder
+from embedding.models import Precision
 
 try:
     import spaces
 except ImportError:
     spaces = None
 
+# whether bfloat16 holds is found out by running the model, which has no card yet when it is loaded there
+PRECISION: Precision = "float32" if spaces else "auto"
 ENCODERS: dict[int, Encoder] = {}  # where the copy finds the model: it is too large to be pickled
 
 

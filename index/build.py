@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from embedding.encoder import Dinov2Encoder, ModelRef, Pooling, choose_device, fetch_model
+from embedding.encoder import (
+    Dinov2Encoder,
+    ModelError,
+    ModelRef,
+    Pooling,
+    choose_batch_size,
+    choose_device,
+    fetch_model,
+)
 from embedding.image import (
     PHOTO_SIDE,
     Preparation,
@@ -26,6 +34,7 @@ from embedding.image import (
     open_image,
     shrink,
 )
+from embedding.models import Precision
 from index.calibration import CALIBRATED_KS, calibrate, familiarity
 from index.card import write_card
 from index.layouts import Layout, lay_out
@@ -73,13 +82,14 @@ class BuildRequest:
     model: str
     revision: str | None = None
     title: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     device: str = "auto"
     n_neighbors: int = 15
     min_dist: float = 0.1
     embedding_dtype: EmbeddingDtype = "float32"
     projections: bool = False
     pooling: Pooling = "cls"
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
@@ -142,20 +152,22 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
     """Builds `work`/index; returns its manifest and the names of the images that could not be read."""
     reference, folder = fetch_model(request.model, request.revision)
     reference = replace(reference, pooling=request.pooling)
-    request = replace(request, device=choose_device(request.device))
+    device = choose_device(request.device)
+    request = replace(request, device=device, batch_size=request.batch_size or choose_batch_size(device))
     wanted = {"request": asdict(request), "model": asdict(reference), "part": PART}
     keep_or_clear(work, json.dumps(wanted, sort_keys=True), say)
     images = _read(request, work, say)
-    vectors = embed_parts(
-        work / "embeddings",
-        images.data,
-        request.batch_size,
-        partial(Dinov2Encoder, folder, request.device, request.pooling),
-        say,
-    )
+
+    def load() -> Dinov2Encoder:
+        encoder = Dinov2Encoder(folder, device, request.pooling, precision=request.precision)
+        _keep_precision(work, encoder.precision)
+        return encoder
+
+    vectors = embed_parts(work / "embeddings", images.data, request.batch_size, load, say)
     embeddings = as_stored(vectors, request.embedding_dtype)
     embedded = Embedded(images, reference, embeddings, _search(request, images, embeddings))
-    index = _described(request, embedded, _lay_out(request, work, embedded, say), say)
+    versions = {name: version(name) for name in VERSIONED} | _precision(work)
+    index = _described(request, embedded, _lay_out(request, work, embedded, say), versions, say)
     shutil.rmtree(work / "index", ignore_errors=True)
     ids, distances = embedded.neighbors.ids, embedded.neighbors.distances
     save_index(
@@ -163,6 +175,23 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
     )
     write_card(index.manifest, work / "index")
     return index.manifest, images.skipped
+
+
+def _keep_precision(work: Path, precision: Precision) -> None:
+    """Writes down what the model calculates in. Raises ModelError where finished parts are of another."""
+    file = work / "precision"
+    if file.is_file() and file.read_text(encoding="utf-8") != precision:
+        raise ModelError(
+            f"An interrupted build calculated in {file.read_text(encoding='utf-8')}, this machine in "
+            f"{precision}: go on where it began, or name another --precision to start anew."
+        )
+    write_whole(file, lambda stream: stream.write(precision.encode()))
+
+
+def _precision(work: Path) -> dict[str, str]:
+    """What the manifest says beside the versions: nothing of float32, which any machine gives again."""
+    precision = (work / "precision").read_text(encoding="utf-8")
+    return {} if precision == "float32" else {"precision": precision}
 
 
 def _search(request: BuildRequest, images: Images, embeddings: NDArray[np.float32]) -> NearestItems:
@@ -197,7 +226,11 @@ def _lay_out(
 
 
 def _described(
-    request: BuildRequest, embedded: Embedded, layouts: dict[str, Layout], say: Callable[[str], None]
+    request: BuildRequest,
+    embedded: Embedded,
+    layouts: dict[str, Layout],
+    versions: dict[str, str],
+    say: Callable[[str], None],
 ) -> Index:
     """The finished index: all figures measured, all parameters written down."""
     say("Measuring")
@@ -215,7 +248,7 @@ def _described(
         seed=seed,
         count=len(embeddings),
         dimension=embeddings.shape[1],
-        versions={name: version(name) for name in VERSIONED},
+        versions=versions,
         quality=judged.quality,
         calibration=judged.calibration,
         familiarity=familiarity(embedded.nearest.similarities[:, :1].ravel(), held_out=False),

@@ -110,7 +110,7 @@ def _check_model(index: Index, model: str | None) -> str:
     made_by = index.manifest.model
     try:
         reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
-        encoder = Dinov2Encoder(folder, "cpu", made_by.pooling)
+        encoder = Dinov2Encoder(folder, "cpu", made_by.pooling, precision="float32")
     except ModelError as error:
         return f"model: NOT verified. {error}"
     if reference.revision != made_by.revision:

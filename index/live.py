@@ -7,9 +7,10 @@ from threading import Event, Lock, Thread
 
 import numpy as np
 
+from embedding.batcher import Batcher
 from embedding.encoder import Dinov2Encoder, Encoder, ModelError, fetch_model
 from embedding.image import QueryError
-from embedding.zero_gpu import lend
+from embedding.zero_gpu import PRECISION, lend
 from index.query import item_image
 from index.store import Index
 
@@ -90,7 +91,7 @@ class LiveModel:
         """Whether there is nothing left to try: the model is here, or will never fit."""
         try:
             with ONE_AT_A_TIME:
-                self._encoder = load_agreeing(self._index, self._model)
+                self._encoder = Batcher(load_agreeing(self._index, self._model))
             self._reason = None
             done = True
         except ModelError as error:
@@ -115,7 +116,7 @@ def load_agreeing(index: Index, model: str | None = None) -> Encoder:
     """The index's own model, loaded and compared with the index. Raises ModelError where they disagree."""
     made_by = index.manifest.model
     reference, folder = fetch_model(model or made_by.id, None if model else made_by.revision)
-    encoder = lend(Dinov2Encoder(folder, pooling=made_by.pooling))
+    encoder = lend(Dinov2Encoder(folder, pooling=made_by.pooling, precision=PRECISION))
     cosine = agreement(index, encoder)
     if cosine < AGREEMENT:
         raise ModelError(

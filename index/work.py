@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,20 +104,23 @@ def embed_parts(
     done = len(data) - sum(min(step, len(data) - start) for start, _ in left)
     if done:
         say(f"Going on: {done} of {len(data)} images were embedded before.")
-    encoder = load() if left else None
-    with tqdm(desc=title, total=len(data), initial=done, unit="image") as progress:
-        for start, file in left:
-            part = _embed_part(encoder, data[start : start + step], batch_size, progress)
-            write_whole(file, partial(np.save, arr=part, allow_pickle=False))
+    if left:
+        encoder = load()
+        spans = [range(start, min(start + step, len(data))) for start, _ in left]
+        # one stream of batches over all parts: none begins with a wait for its first images
+        images = (Image.open(BytesIO(data[item])) for span in spans for item in span)
+        with tqdm(desc=title, total=len(data), initial=done, unit="image") as progress:
+            batches = _counted(encode_batches(encoder, images, batch_size), progress)
+            for span, (_, file) in zip(spans, left, strict=True):
+                part = np.concatenate(list(islice(batches, -(-len(span) // batch_size))))
+                write_whole(file, partial(np.save, arr=part, allow_pickle=False))
     return np.concatenate([np.load(file, allow_pickle=False) for file in files])
 
 
-def _embed_part(encoder: Encoder, data: list[bytes], batch_size: int, progress: tqdm) -> NDArray[np.float32]:
-    rows = []
-    for batch in encode_batches(encoder, (Image.open(BytesIO(file)) for file in data), batch_size):
-        rows.append(batch)
+def _counted(batches: Iterator[NDArray[np.float32]], progress: tqdm) -> Iterator[NDArray[np.float32]]:
+    for batch in batches:
         progress.update(len(batch))
-    return np.concatenate(rows)
+        yield batch
 
 
 def _refuse_foreign(out: Path, work: Path) -> None:

@@ -9,9 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"embedding", "embedding.fetch", "embedding.ground", "embedding.models"},
+    {"embedding", "embedding.ahead", "embedding.fetch", "embedding.ground", "embedding.models"},
+    {"embedding.levels", "embedding.precision"},
+    {"embedding.vit"},
+    {"embedding.forward"},
     {"embedding.image", "embedding.encoder"},
-    {"embedding.zero_gpu"},
+    {"embedding.batcher", "embedding.zero_gpu"},
     {"index.manifest"},
     {"index.store"},
     {"index.figures", "index.pixels", "index.search", "index.projection", "index.source", "index.hub"},
