@@ -566,7 +566,7 @@ def banner_html(standby: Standby) -> str:
 def notice_html(opened: Opened) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
     if opened.live.loading:
-        return "<p>The model is loading; uploads wait for it.</p>"
+        return "<p>Model loading: uploads wait.</p>"
     return f"<p>{escape(opened.live.reason or '')}</p>"
 
 
