@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 SOURCE ?= fashion-mnist
 MODEL ?= facebook/dinov2-base
 FASHION := data/fashion-mnist
+PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: setup dev run fashion test test-slow lint sample space clean
 
@@ -28,10 +29,10 @@ fashion: setup
 	$(BIN)/python app.py --index $(FASHION) $(ARGS)
 
 test: dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ from index.query import (
 )
 from index.standby import Opened, Standby
 from index.store import Index
-from ui.compare import comparing, random_item, splitting, verdict_html
+from ui.compare import FiguresView, figures_value, random_item, splitting, verdict_html
 from ui.desk import AT_ONCE, LOOKUP, MODEL_QUEUE, PRIVATE, Desk, in_words
 from ui.explore import ExploreView, explore_value
 from ui.hygiene import HygieneView
@@ -433,7 +433,7 @@ class Pair:
     verdict: gr.HTML
     views: tuple[MapView, MapView]
     results: tuple[ResultsView, ResultsView]
-    tables: gr.HTML
+    figures: FiguresView
 
     @property
     def answer(self) -> list:
@@ -451,8 +451,7 @@ def lay_out_compare(desk: Desk) -> Pair:
     with gr.Row(elem_classes="compare-pair"):
         columns = [lay_out_side(desk) for _ in range(2)]
     views, results = zip(*columns, strict=True)
-    tables = gr.HTML(elem_classes="compare-tables")
-    return Pair(other, another, split, gr.State(), verdict, views, results, tables)
+    return Pair(other, another, split, gr.State(), verdict, views, results, FiguresView(desk.maps))
 
 
 def lay_out_side(desk: Desk) -> tuple[MapView, ResultsView]:
@@ -462,7 +461,7 @@ def lay_out_side(desk: Desk) -> tuple[MapView, ResultsView]:
 
 def connect_compare(desk: Desk, tab: gr.Tab, top: Top, search: Search, pair: Pair) -> None:
     """The query on screen answered by both, then any other that both hold."""
-    tables_html, next_split = comparing(desk.maps), splitting(desk.maps)
+    next_split = splitting(desk.maps)
 
     def sides(which: int, other: int) -> tuple[Opened, Opened]:
         if which == other:
@@ -508,13 +507,13 @@ def connect_compare(desk: Desk, tab: gr.Tab, top: Top, search: Search, pair: Pai
         return pick_item
 
     @in_words
-    def measure(which: int, other: int) -> str:
+    def measure(which: int, other: int) -> dict:
         one, another = sides(which, other)
-        return tables_html(desk.key(one), desk.key(another))
+        return figures_value(desk.maps, desk.key(one), desk.key(another))
 
     asked = [top.which, pair.other, search.k]
     gr.on([tab.select, pair.other.input], show, [*asked, search.shown], pair.answer, **MODEL_QUEUE, **PRIVATE)
-    gr.on([tab.select, pair.other.input], measure, asked[:2], pair.tables, **LOOKUP, **PRIVATE)
+    gr.on([tab.select, pair.other.input], measure, asked[:2], pair.figures, **LOOKUP, **PRIVATE)
     pair.another.click(show_another, asked, pair.answer, **AT_ONCE, **PRIVATE)
     pair.split.click(show_split, [*asked, pair.query], pair.answer, **LOOKUP, **PRIVATE)
     for side in range(2):
@@ -567,7 +566,7 @@ def banner_html(standby: Standby) -> str:
 def notice_html(opened: Opened) -> str:
     """What a visitor should know about the live model; nothing once it is ready."""
     if opened.live.loading:
-        return "<p>The model is loading; uploads wait for it.</p>"
+        return "<p>Model loading: uploads wait.</p>"
     return f"<p>{escape(opened.live.reason or '')}</p>"
 
 

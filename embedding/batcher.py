@@ -51,7 +51,7 @@ class Batcher:
         return call.rows
 
     def received(self, image: Image.Image) -> NDArray[np.float32]:
-        """As the encoder's own: that takes no model."""
+        """As the encoder's own: no forward pass is needed for it."""
         return self._encoder.received(image)
 
     def _gathered(self) -> list[_Call]:

@@ -138,8 +138,7 @@ class Dinov2Encoder:
         """What the network is fed for an image: (3, side, side), resized and normalized."""
         from embedding.levels import normalized, read_levels  # slow import: torch
 
-        levels = read_levels([image], self._form).parts[0]
-        return normalized(levels, self._form)[0].contiguous().numpy()
+        return normalized(read_levels([image], self._form).parts[0], self._form)[0].numpy()
 
     def _on_device(self, network: object) -> "Forward":
         from embedding.forward import Forward  # slow import: torch

@@ -43,7 +43,7 @@ def live(sample: Index) -> Opened:
     model = LiveModel(sample)
     model.start()
     model.encoder()
-    return Opened(sample, model)
+    return Opened(sample, model, SAMPLE)
 
 
 def items_of(page: dict) -> list[int]:
@@ -185,16 +185,22 @@ def test_received_values_are_normalized_stored_ones(live: Opened) -> None:
     assert np.allclose(pixels["ranges"], [(-0.286 / 0.353, (1 - 0.286) / 0.353)])
 
 
-def test_received_values_are_what_the_network_is_fed(sample: Index, encoder: Dinov2Encoder) -> None:
+def test_received_values_are_what_the_network_is_fed(
+    sample: Index, encoder: Dinov2Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
+    from transformers import Dinov2Model
 
     fed = []
-    handle = encoder._model.register_forward_pre_hook(
-        lambda module, arguments, named: fed.append(named["pixel_values"]), with_kwargs=True
-    )
+    forward = Dinov2Model.forward
+
+    def watched(self: Dinov2Model, pixel_values: torch.Tensor, **named: object) -> object:
+        fed.append(pixel_values)
+        return forward(self, pixel_values=pixel_values, **named)
+
+    monkeypatch.setattr(Dinov2Model, "forward", watched)
     image = item_image(sample, 7)
     encoder.encode([image])
-    handle.remove()
     assert torch.equal(fed[0][0].cpu(), torch.from_numpy(encoder.received(image)))
 
 
@@ -206,7 +212,7 @@ def test_received_values_of_a_color_photo_survive_the_way(live: Opened) -> None:
 
 
 def test_model_that_is_not_here_is_said(sample: Index) -> None:
-    found = received_pixels(Opened(sample, LiveModel(sample)), 0)
+    found = received_pixels(Opened(sample, LiveModel(sample), SAMPLE), 0)
     assert found["loading"] is True
     assert found["reason"].startswith("The model is still loading")
 

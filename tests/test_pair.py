@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -76,7 +77,10 @@ def test_one_query_is_answered_by_both(page: Page, noisy: Path, sample: Index) -
     shown = page.locator(".compare-pair")
     tiles = [shown.locator(".results").nth(side).locator(".tile") for side in range(2)]
     assert [[int(tile.get_attribute("data-item")) for tile in side.all()] for side in tiles] == due
-    expect(page.locator(".compare-tables")).to_contain_text("5,000 common items", timeout=PATIENCE)
+    expect(page.locator(".compare-figures")).to_contain_text("5,000 common items", timeout=PATIENCE)
+    with page.expect_download() as download:
+        page.locator(".compare-figures [data-export=csv]").first.click()
+    assert pd.read_csv(download.value.path())["name"].tolist() == ["left", "right"]
     expect(shown.locator(".map-marks path")).to_have_count(2, timeout=PATIENCE)  # a star on either map
 
 

@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from functools import lru_cache
 from html import escape
+from typing import Any
 
+import gradio as gr
 import numpy as np
+import pyarrow as pa
 
 from embedding.image import QueryError
-from index.compare import common_items, compare, comparison_tables, disagreements
+from index.compare import Comparison, common_items, compare, comparison_tables, disagreements
 from index.manifest import FormatError
 from index.query import Answer
 from index.store import Index
-from ui.map import Maps
+from ui.export import EXPORT_BUTTONS, EXPORT_SCRIPT, table_file
+from ui.map import Maps, for_browsers
 
 RIGHT = {True: "right", False: "wrong"}
 
@@ -28,22 +32,64 @@ def verdict_html(indexes: tuple[Index, Index], answers: list[Answer]) -> str:
     return f'<p class="compare-verdict" role="status">{" ".join(words)}</p>'
 
 
-def comparing(maps: Maps) -> Callable[[str, str], str]:
-    """The function that gives two indexes' figures, by the keys of their maps; it remembers what it found."""
+class FiguresView(gr.HTML):
+    """The figures of two indexes as tables; its value is `figures_value(...)`."""
+
+    def __init__(self, maps: Maps, value: dict[str, object] | None = None, **layout: Any) -> None:
+        super().__init__(
+            value=value or {"keys": [], "html": ""},
+            html_template='<div class="compare-figures">${value.html}</div>',
+            js_on_load=_SCRIPT,
+            apply_default_css=False,
+            server_functions=[_export(maps)],
+            **layout,
+        )
+
+    def preprocess(self, payload: object) -> None:
+        """Nothing: the server says what is shown, and what a browser claims about it is dropped."""
+
+    def api_info(self) -> dict[str, str]:
+        return {"type": "object"}
+
+
+def figures_value(maps: Maps, one: str, other: str) -> dict[str, object]:
+    """The figures of two indexes, by the keys of their maps; finding them takes a search for every item."""
+    try:
+        comparison = comparing(maps)(one, other)
+    except FormatError as error:
+        return {"keys": [], "html": f'<p class="results-note">{escape(str(error))}</p>'}
+    about = f"<p>{comparison.common:,} common items, {comparison.judged:,} judged, each by the others.</p>"
+    tables = enumerate(comparison_tables(comparison))
+    return {
+        "keys": [one, other],
+        "html": about + "".join(_table_html(place, table) for place, table in tables),
+    }
+
+
+@lru_cache(maxsize=1)  # there is one Maps in an app
+def comparing(maps: Maps) -> Callable[[str, str], Comparison]:
+    """The function that compares two indexes by the keys of their maps, and remembers what it found."""
 
     @lru_cache(maxsize=8)
-    def tables_html(one: str, other: str) -> str:
-        indexes = [maps.index(one), maps.index(other)]
-        try:
-            comparison = compare(("left", "right"), indexes)
-        except FormatError as error:
-            return f'<p class="results-note">{escape(str(error))}</p>'
-        about = (
-            f"<p>{comparison.common:,} common items, {comparison.judged:,} judged, each by the others.</p>"
-        )
-        return about + "".join(_table_html(table) for table in comparison_tables(comparison))
+    def compared(one: str, other: str) -> Comparison:
+        return compare(("left", "right"), [maps.index(one), maps.index(other)])
 
-    return tables_html
+    return compared
+
+
+def _export(maps: Maps) -> Callable:
+    """The function that browsers ask for a table of figures as a file."""
+
+    def export_figures(keys: object, place: object, format: object) -> dict[str, str] | None:
+        if not isinstance(keys, list) or len(keys) != 2 or None in map(maps.index, keys):
+            return None
+        if type(place) is not int or place not in (0, 1):
+            return None
+        header, *rows = comparison_tables(comparing(maps)(*keys))[place]
+        columns = {name: [row[column] for row in rows] for column, name in enumerate(header)}
+        return table_file(pa.table(columns), ("indexes", "pairs")[place], format)
+
+    return for_browsers(export_figures)
 
 
 def splitting(maps: Maps) -> Callable[[str, str, int | None], int]:
@@ -80,8 +126,22 @@ def _judged(index: Index, found: Answer) -> bool | None:
     return bool(found.vote[0][0] == index.labels[found.query.item])
 
 
-def _table_html(table: list[tuple[str, ...]]) -> str:
+def _table_html(place: int, table: list[tuple[str, ...]]) -> str:
     header, *rows = table
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="compare-figures"><tr>{head}</tr>{body}</table></div>'
+    return (
+        f'<section data-place="{place}">{EXPORT_BUTTONS}'
+        f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div></section>'
+    )
+
+
+_SCRIPT = (
+    EXPORT_SCRIPT
+    + """
+element.addEventListener("click", (event) => exported(event, (format) => {
+  const place = Number(event.target.closest("[data-place]").dataset.place);
+  return server.export_figures(props.value.keys, place, format);
+}));
+"""
+)
