@@ -19,7 +19,7 @@ REEMBEDDED = 4  # images that are embedded again to see whether model and index 
 FIRST_PAUSE = (
     5.0  # seconds before what is out of reach is asked for again; every further pause is twice as long
 )
-LAST_PAUSE = 60.0
+LAST_PAUSE = 30.0
 ONE_AT_A_TIME = (
     Lock()
 )  # transformers imports its parts lazily, and two threads at it find half of them missing
@@ -105,7 +105,7 @@ class LiveModel:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds to wait between attempts: 5, then always twice as long, up to a minute."""
+    """Seconds to wait between attempts: 5, then always twice as long, up to half a minute."""
     pause = FIRST_PAUSE
     while True:
         yield pause

@@ -1,6 +1,7 @@
 """What the tests share: the bundled index and model, and real data where it is there."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,20 @@ needs_fashion = pytest.mark.skipif(not FASHION.is_dir(), reason="Fashion-MNIST i
 @pytest.fixture(scope="session")
 def sample() -> Index:
     return load_index(SAMPLE)
+
+
+def plain(index: Index) -> Index:
+    """The index as `build` made it before there were other layouts and judged votes."""
+    manifest = replace(
+        index.manifest,
+        projections={"umap": index.manifest.projections["umap"]},
+        quality=None,
+        calibration=None,
+        familiarity=None,
+    )
+    return replace(
+        index, manifest=manifest, coordinates={"umap": index.map}, predicted=None, predicted_share=None
+    )
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from index.hygiene import leaks
 from index.layouts import LayoutRequest, add_layout
 from index.source import SourceError
 from index.store import HELD_OUT, Index, load_index, read_held_out
-from tests.conftest import ROOT
+from tests.conftest import ROOT, plain
 from tests.hub_fixtures import Client, client, hub  # noqa: F401
 
 
@@ -222,7 +222,7 @@ def test_index_without_classes_is_not_judged(sample: Index) -> None:
 def test_components_are_as_many_as_there_can_be(sample: Index) -> None:
     few = np.arange(30)
     index = Index(
-        replace(sample.manifest, count=30),
+        replace(plain(sample).manifest, count=30),
         sample.images[:30],
         sample.labels[few],
         sample.source_rows[few],

@@ -24,7 +24,7 @@ from index.manifest import FormatError
 from index.quality import nearest_items
 from index.source import SourceRequest
 from index.store import Index, NeighborLists, load_index, read_neighbors
-from tests.conftest import FASHION, MODEL, SAMPLE, needs_fashion
+from tests.conftest import FASHION, MODEL, SAMPLE, needs_fashion, plain
 from tests.pictures import file_of, noise
 
 
@@ -126,8 +126,8 @@ def test_changed_copies_of_fashion_mnist_are_all_found(fashion: Path, encoder: D
 
 def test_exact_copies_are_told_from_near_ones(sample: Index) -> None:
     copies = replace(
-        sample,
-        manifest=replace(sample.manifest, count=5002),
+        plain(sample),
+        manifest=replace(plain(sample).manifest, count=5002),
         images=[*sample.images, sample.images[7], sample.images[7]],
         labels=np.append(sample.labels, [sample.labels[7], (sample.labels[7] + 1) % 10]).astype(np.int32),
         source_rows=np.arange(5002, dtype=np.int32),
@@ -161,8 +161,8 @@ def test_noise_among_digits_is_the_first_outlier(sample: Index, encoder: Dinov2E
     strange = noise(28, 28).convert("L")
     embeddings = np.concatenate([sample.embeddings, encoder.encode([strange])])
     index = replace(
-        sample,
-        manifest=replace(sample.manifest, count=5001),
+        plain(sample),
+        manifest=replace(plain(sample).manifest, count=5001),
         images=[*sample.images, encode_image(strange)],
         labels=np.append(sample.labels, 0).astype(np.int32),
         source_rows=np.arange(5001, dtype=np.int32),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    AutoModel,
     BitImageProcessorPil,
     Dinov2Config,
     Dinov2Model,
@@ -62,13 +63,11 @@ def _save_processor(folder: Path) -> None:
 
 
 def last_tokens(folder: Path, images: list[Image.Image]) -> np.ndarray:
-    """All tokens after the last LayerNorm, caught inside the model, apart from the encoder's pooling."""
+    """All tokens after the last LayerNorm, from transformers itself, apart from the encoder's pooling."""
     encoder = Dinov2Encoder(folder, "cpu")
-    caught = []
-    hook = encoder._model.layernorm.register_forward_hook(lambda *call: caught.append(call[2]))
-    encoder.encode(images)
-    hook.remove()
-    return caught[0].detach().numpy()
+    pixels = torch.from_numpy(np.stack([encoder.received(image) for image in images]))
+    with torch.inference_mode():
+        return AutoModel.from_pretrained(folder)(pixel_values=pixels).last_hidden_state.numpy()
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

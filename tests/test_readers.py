@@ -193,7 +193,9 @@ def test_embedding_atlas_opens_it_with_images_and_neighbors(saved: Saved, tmp_pa
 
 
 def test_readme_opens_embedding_atlas_with_the_tested_command() -> None:
-    assert OPEN_ATLAS.replace("data.parquet", "DIR/data/*.parquet") in (ROOT / "README.md").read_text("utf-8")
+    assert OPEN_ATLAS.replace("data.parquet", "DIR/data/train-*.parquet") in (ROOT / "README.md").read_text(
+        "utf-8"
+    )
 
 
 # ---- Half the size

@@ -40,7 +40,7 @@ def saved(sample: Index, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -21,7 +21,7 @@ def small(sample: Index, n: int = 60) -> Index:
     """The sample's first items, with a second projection."""
     projections = {"umap": sample.manifest.projections["umap"], "pca": sample.manifest.projections["umap"]}
     return Index(
-        replace(sample.manifest, count=n, projections=projections),
+        replace(sample.manifest, count=n, projections=projections, quality=None),
         sample.images[:n],
         sample.labels[:n],
         sample.source_rows[:n],
