@@ -22,7 +22,7 @@ from PIL import Image
 from index.manifest import EmbeddingDtype
 from index.search import neighbors_of_items
 from index.store import Index, NeighborLists, as_stored, load_index, save_index
-from tests.conftest import ROOT
+from tests.conftest import ROOT, plain
 from tests.server import free_port, wait_for
 
 COUNT = 400
@@ -49,7 +49,7 @@ def save(sample: Index, folder: Path, dtype: EmbeddingDtype) -> Saved:
     """Every twelfth digit or so, saved as a build does: its neighbors are those of the stored vectors."""
     items = np.linspace(0, 4999, COUNT).astype(int)
     index = Index(
-        replace(sample.manifest, count=COUNT, embedding_dtype=dtype),
+        replace(plain(sample).manifest, count=COUNT, embedding_dtype=dtype),
         [sample.images[item] for item in items],
         sample.labels[items],
         sample.source_rows[items],
