@@ -118,19 +118,6 @@ def same_item(one: Index, other: Index, item: int) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def align(moving: NDArray[np.float32], fixed: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`moving` (n, 2) shifted, turned, mirrored and scaled as a whole to lie on `fixed` (n, 2) best.
-
-    Least squares over similarity transforms (Procrustes): no point moves relative to the others.
-    """
-    source, target = moving.astype(float), fixed.astype(float)
-    middle, aim = source.mean(0), target.mean(0)
-    left, singular, right = np.linalg.svd((source - middle).T @ (target - aim))
-    spread = ((source - middle) ** 2).sum()
-    scale = singular.sum() / spread if spread > 0 else 1.0
-    return (scale * (source - middle) @ (left @ right) + aim).astype(np.float32)
-
-
 def disagreements(one: Index, other: Index, limit: int = 100) -> tuple[tuple[int, int], ...]:
     """Common items that only one of two indexes judges right, as (item in one, item in the other).
 

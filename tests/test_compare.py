@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.spatial import procrustes
+from scipy.linalg import orthogonal_procrustes
 from sklearn.neighbors import NearestNeighbors
 
 from index.build import BuildRequest, build_index
-from index.compare import align, common_items, compare, disagreements, write_comparison
+from index.compare import common_items, compare, disagreements, write_comparison
 from index.manifest import FormatError
+from index.projection import alignment
 from index.source import SourceRequest
 from index.store import Index, load_index
 from tests.conftest import MODEL, ROOT
@@ -109,16 +110,18 @@ def test_map_that_was_turned_mirrored_and_scaled_comes_back(sample: Index) -> No
     angle = np.deg2rad(130)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = (sample.map * [1, -1]) @ turn * 3.5 + [40, -7]
-    assert np.allclose(align(moved.astype(np.float32), sample.map), sample.map, atol=1e-3)
+    assert np.allclose(alignment(moved, sample.map).apply(moved), sample.map, atol=1e-3)
 
 
-def test_alignment_is_scipys_procrustes(pair: tuple[Index, Index]) -> None:
-    fixed, moving = pair[0].map, pair[1].map
-    aligned = align(moving, fixed)
-    centered = fixed - fixed.mean(0)
-    disparity = ((aligned - fixed) ** 2).sum() / (centered**2).sum()
-    assert disparity == pytest.approx(procrustes(fixed, moving)[2], abs=1e-4)
-    assert np.allclose(align(np.ones((5, 2), np.float32), fixed[:5]), fixed[:5].mean(0), atol=1e-5)
+def test_alignment_turns_as_scipys_procrustes_and_keeps_the_spread(pair: tuple[Index, Index]) -> None:
+    fixed, moving = (index.map[:400].astype(float) for index in pair)
+    aligned = alignment(moving, fixed).apply(moving)
+    turn, _ = orthogonal_procrustes(moving - moving.mean(0), fixed - fixed.mean(0))
+    due = (moving - moving.mean(0)) @ turn
+    due *= np.sqrt(((fixed - fixed.mean(0)) ** 2).sum() / (due**2).sum())
+    assert np.allclose(aligned, due + fixed.mean(0), atol=1e-3)
+    point = np.ones((5, 2))
+    assert np.allclose(alignment(point, fixed[:5]).apply(point), fixed[:5].mean(0), atol=1e-5)
 
 
 def test_tables_are_written_as_markdown_and_csv(pair: tuple[Index, Index], tmp_path: Path) -> None:
