@@ -8,6 +8,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hub library is imported: no test needs the network
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several processes wait for one another by spinning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from embedding.encoder import Dinov2Encoder
 from index.store import Index, load_index
