@@ -12,7 +12,7 @@ import pytest
 from index import store
 from index.manifest import FormatError, manifest_from_json, manifest_to_json
 from index.store import Index, NeighborLists, load_index, save_index
-from tests.conftest import SAMPLE
+from tests.conftest import SAMPLE, plain
 
 DATA = "data/train-00000-of-00001.parquet"
 
@@ -72,7 +72,7 @@ def wide(sample: Index, sizes: list[int], dimension: int = 1536) -> Index:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((n, dimension), np.float32)
     return Index(
-        replace(sample.manifest, count=n, dimension=dimension),
+        replace(plain(sample).manifest, count=n, dimension=dimension),
         [rng.bytes(size) for size in sizes],
         sample.labels[:n],
         sample.source_rows[:n],
