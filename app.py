@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -33,6 +33,7 @@ from index.query import (
     query_item,
     whole_k,
 )
+from index.searching import check_engine
 from index.standby import Opened, Standby
 from index.store import Index
 from ui.compare import FiguresView, figures_value, random_item, splitting, verdict_html
@@ -70,6 +71,12 @@ def read_settings(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--revision", action="append", help="of a Hub index; the first is the first index's")
     parser.add_argument("--model", help="a folder or Hub id to use instead of what the first index names")
+    parser.add_argument(
+        "--search",
+        type=engine,
+        default=os.environ.get("SEARCH") or "auto",
+        help="exact, faiss (approximate), the URL of a Qdrant, or auto: faiss where the index is made for it",
+    )
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
     settings = parser.parse_args(arguments)
@@ -78,15 +85,27 @@ def read_settings(arguments: list[str] | None = None) -> argparse.Namespace:
     return settings
 
 
+def engine(text: str) -> str:
+    """The setting of --search, refused in a sentence."""
+    try:
+        return check_engine(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # ---- Questions and answers
 
 
+def ask(opened: Opened, query: Query, k: object) -> Answer:
+    return answer(opened.index, query, whole_k(k), opened.searching)
+
+
 def ask_class(opened: Opened, label: object, k: object, seed: object = None) -> Answer:
-    return answer(opened.index, query_class(opened.index, label, seed), whole_k(k))
+    return ask(opened, query_class(opened.index, label, seed), k)
 
 
 def ask_item(opened: Opened, item: object, k: object) -> Answer:
-    return answer(opened.index, query_item(opened.index, item), whole_k(k))
+    return ask(opened, query_item(opened.index, item), k)
 
 
 def ask_image(opened: Opened, file: object, k: object) -> Answer:
@@ -104,7 +123,7 @@ def ask_file(
     if not file:
         raise QueryError(missing)
     count, image = whole_k(k), open_image(file)
-    return answer(opened.index, query_image(opened.index, image, opened.live.encoder(), kind), count)
+    return ask(opened, query_image(opened.index, image, opened.live.encoder(), kind), count)
 
 
 # ---- The page
@@ -211,7 +230,7 @@ def lay_out_search(desk: Desk) -> Search:
     """The search tab's components in their places, showing a first answer."""
     opened = desk.opened
     key = desk.key(opened)
-    found = answer(opened.index, first_query(opened.index, FIRST_SEED), DEFAULT_K)
+    found = ask(opened, first_query(opened.index, FIRST_SEED), DEFAULT_K)
     with gr.Row(elem_classes="workbench"):
         with gr.Column(elem_classes="ask"):
             with gr.Tabs():
@@ -254,7 +273,7 @@ def on_page(desk: Desk, opened: Opened, found: Answer) -> list:
 
 def renewed(desk: Desk, opened: Opened, query: Query | None, k: int) -> list:
     """What another index replaces, with the answer to `query` or else to a first one."""
-    found = answer(opened.index, query or first_query(opened.index, FIRST_SEED), k)
+    found = ask(opened, query or first_query(opened.index, FIRST_SEED), k)
     return [
         head_html(opened),
         gr.Dropdown(**class_choice(opened.index, found)),
@@ -283,7 +302,7 @@ def connect_lookups(desk: Desk, top: Top, search: Search) -> None:
     def change_k(which: int, k: int, shown: Shown) -> list:
         opened = desk.at(which)
         query = shown.query if shown.key == desk.key(opened) else first_query(opened.index, FIRST_SEED)
-        return on_page(desk, opened, answer(opened.index, query, whole_k(k)))
+        return on_page(desk, opened, ask(opened, query, k))
 
     asked = [top.which, search.k]
     labels = [*asked, search.label]
@@ -346,7 +365,7 @@ def selected(desk: Desk, opened: Opened, shown: Shown, k: int, event: gr.EventDa
     if items is None or not key == shown.key == desk.key(opened):
         return [gr.skip(), gr.skip()]
     selection = Selection(uuid4().hex, tuple(items.tolist()))
-    found = answer(index, shown.query, whole_k(k))
+    found = ask(opened, shown.query, k)
     return [map_value(desk.maps, key, found, selection), selection_value(index, key, items)]
 
 
@@ -472,9 +491,7 @@ def connect_compare(desk: Desk, tab: gr.Tab, top: Top, search: Search, pair: Pai
         again = asked_again(desk, opened[1], Shown(desk.key(opened[0]), query))
         if again is None:
             raise QueryError("The other index does not hold this item, or its model is not ready.")
-        found = [
-            answer(one.index, asked, whole_k(k)) for one, asked in zip(opened, (query, again), strict=True)
-        ]
+        found = [ask(one, asked, k) for one, asked in zip(opened, (query, again), strict=True)]
         return on_pair(desk, opened, query, found)
 
     @in_words
@@ -544,6 +561,8 @@ def head_html(opened: Opened) -> str:
         f"{manifest.count:,} items",
         f"model {escape(manifest.model.name)}",
     ]
+    if recall := opened.searching.status.recall_at_10:
+        parts.append(f"approximate search: {100 * recall:.1f} % of the 10 nearest are found")
     if opened.is_sample:
         parts.append("the bundled sample; <code>make fashion</code> builds Fashion-MNIST")
     return f"<h1>Image similarity</h1><p>{' · '.join(parts)}</p>"
@@ -659,6 +678,7 @@ def standing(standby: Standby) -> dict[str, object]:
         "revision": opened.revision,
         "cached": opened.reason,
         "live": {"state": state, "reason": live.reason},
+        "search": asdict(opened.searching.status),
     }
 
 
@@ -690,7 +710,9 @@ def main(arguments: list[str] | None = None) -> int:
 def open_indexes(settings: argparse.Namespace) -> tuple[Standby, ...]:
     """The indexes that were asked for, open. Raises FormatError, which names the one that cannot be."""
     asked = zip_longest(settings.index, settings.revision[: len(settings.index)], [settings.model])
-    standbys = tuple(Standby(location, revision, SAMPLE, model) for location, revision, model in asked)
+    standbys = tuple(
+        Standby(location, revision, SAMPLE, model, settings.search) for location, revision, model in asked
+    )
     for standby in standbys:
         try:
             standby.open()

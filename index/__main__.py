@@ -13,6 +13,8 @@ from index.hygiene import inspect, write_tables
 from index.manifest import FormatError, Manifest, for_others, manifest_to_json
 from index.projection import LayoutRow, describe_layouts, layout_title
 from index.publish import Publication, index_target, publish, sign_in
+from index.search import SearchError
+from index.searching import advice
 from index.source import PRESETS, SourceError, SourceRequest
 from index.store import MANIFEST, load_index, load_manifest, read_neighbors
 
@@ -25,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (SourceError, ModelError, FormatError) as error:
+    except (SourceError, ModelError, FormatError, SearchError) as error:
         return _fail(str(error))
     except OSError as error:  # no space, no permission: the finished parts stay where they are
         where = f" ({error.filename})" if error.filename else ""
@@ -39,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m index", description="Build, check and publish image indexes."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    approximate = commands.add_parser("approximate", help="make a large index faster to search, with FAISS")
+    approximate.set_defaults(run=_approximate)
+    approximate.add_argument("folder", type=Path)
     _add_build(commands.add_parser("build", help="embed, lay out and measure a set of images"))
     _add_compare(commands.add_parser("compare", help="hold indexes of the same items against each other"))
     _add_evaluate(commands.add_parser("evaluate", help="judge held-out images against an index"))
@@ -180,6 +185,8 @@ def _build(options: argparse.Namespace) -> int:
     manifest = build_index(request, options.out)
     _print_metrics(manifest)
     print(f"{options.out} is ready: python app.py --index {options.out}")
+    if hint := advice(manifest):
+        print(hint)
     return _check_and_publish(options, options.out, options.push, options.model) if options.push else 0
 
 
@@ -190,6 +197,17 @@ def _project(options: argparse.Namespace) -> int:
     name = add_layout(options.folder, request)
     print(f"{options.folder} has one more layout: {name}")
     _print_layouts(load_manifest(options.folder))
+    return 0
+
+
+def _approximate(options: argparse.Namespace) -> int:
+    from index.cells import add_cells  # slow import: scikit-learn
+
+    found = add_cells(options.folder).approximate
+    print(
+        f"{options.folder} has {found.cells:,} cells. A search looks through {found.probes} of them and "
+        f"finds {100 * found.recall_at_10:.1f} % of the 10 nearest, measured on {found.queries} items."
+    )
     return 0
 
 

@@ -199,6 +199,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Approximate:
+    """How the index is searched without looking at every item; index/approximate.py does it.
+
+    Items lie in `cells`; the `probes` cells nearest to a query are looked through, which finds `recall_at_10`
+    of the 10 nearest others of `queries` items, on average.
+    """
+
+    cells: int
+    probes: int
+    recall_at_10: float
+    queries: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The description of an index; `files` maps each data file to its sha256, once it is saved.
 
@@ -220,6 +234,7 @@ class Manifest:
     evaluation: Evaluation | None = None
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
+    approximate: Approximate | None = None
     fingerprint: str = ""
     embedding_dtype: EmbeddingDtype = "float32"
     files: dict[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from embedding.encoder import Encoder
 from embedding.image import PHOTO_SIDE, QueryError, conform, is_blank, prepare, shrink
 from index.manifest import DEFAULT_PROJECTION
 from index.projection import PLACED_BY, place
-from index.search import Neighbor, search, vote_shares
+from index.search import ExactSearch, Neighbor, Searcher, vote_shares
 from index.store import Index
 
 MAX_K = 50
@@ -96,10 +96,14 @@ def query_image(
     return Query(kind, prepared, embedding, None, shrink(image, PHOTO_SIDE), milliseconds)
 
 
-def answer(index: Index, query: Query, k: int = DEFAULT_K) -> Answer:
-    """The query's k nearest items, their vote and its place; an indexed query is not its own neighbor."""
+def answer(index: Index, query: Query, k: int = DEFAULT_K, searcher: Searcher | None = None) -> Answer:
+    """The query's k nearest items, their vote and its place; an indexed query is not its own neighbor.
+
+    Without a `searcher` of the index the search is exact.
+    """
     start = perf_counter()
-    found = search(index, query.embedding, max(k, PLACED_BY), exclude=query.item)
+    searcher = searcher or ExactSearch(index)
+    found = searcher.search(query.embedding, max(k, PLACED_BY), exclude=query.item)
     neighbors = found[:k]
     positions = {name: _position(points, query, found) for name, points in index.coordinates.items()}
     return Answer(

@@ -1,7 +1,8 @@
-"""Exact cosine search and the vote of what it finds."""
+"""What a search is, the exact one, and the vote of what it finds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,39 @@ class Neighbor:
     similarity: float
 
 
+class Searcher(Protocol):
+    """Searches one index, exactly or nearly so; whoever asks does not know by which engine."""
+
+    def search(
+        self, embedding: NDArray[np.float32], k: int, exclude: int | None = None
+    ) -> tuple[Neighbor, ...]:
+        """As `search` below, of which an engine may miss some: others, less similar, then take their place.
+
+        Raises SearchError where an engine cannot answer now.
+        """
+        ...
+
+
+class SearchError(Exception):
+    """An engine cannot be had, or does not answer; a `temporary` trouble may pass. One sentence."""
+
+    def __init__(self, message: str, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+
+
+@dataclass(frozen=True)
+class ExactSearch:
+    """Every item is looked at: the right answer, at a cost that grows with the index."""
+
+    index: Index
+
+    def search(
+        self, embedding: NDArray[np.float32], k: int, exclude: int | None = None
+    ) -> tuple[Neighbor, ...]:
+        return search(self.index, embedding, k, exclude)
+
+
 def search(
     index: Index, embedding: NDArray[np.float32], k: int, exclude: int | None = None
 ) -> tuple[Neighbor, ...]:
@@ -31,8 +65,7 @@ def search(
     `exclude` is left out: an indexed query is not its own neighbor. The order is that of float64 arithmetic,
     ties by item number. Raises ValueError if `embedding` does not have the index's dimension.
     """
-    if embedding.shape != (index.manifest.dimension,):
-        raise ValueError(f"embedding has shape {embedding.shape}, expected ({index.manifest.dimension},)")
+    check_dimension(index, embedding)
     scores = np.vecdot(
         index.embeddings, embedding
     )  # (n,); a BLAS product by two threads stalls on a busy core
@@ -43,9 +76,49 @@ def search(
         return ()
     last = np.partition(scores, scores.size - k)[scores.size - k]
     near = np.flatnonzero(scores >= max(last - ROUNDING, -2))  # -2: the excluded item stays out
-    exact = np.einsum("id,d->i", index.embeddings[near], embedding, dtype=np.float64)
-    best = np.lexsort((near, -exact))[:k]
-    return tuple(Neighbor(int(near[i]), int(index.labels[near[i]]), float(exact[i])) for i in best)
+    return best_of(index, near, embedding, k)
+
+
+def best_of(
+    index: Index, items: NDArray[np.integer], embedding: NDArray[np.float32], k: int
+) -> tuple[Neighbor, ...]:
+    """The k most similar of some `items` (m,), each named once, in the order that `search` gives them."""
+    exact = np.einsum("id,d->i", index.embeddings[items], embedding, dtype=np.float64)
+    best = np.lexsort((items, -exact))[:k]
+    return tuple(Neighbor(int(items[i]), int(index.labels[items[i]]), float(exact[i])) for i in best)
+
+
+def check_dimension(index: Index, embedding: NDArray[np.float32]) -> None:
+    """Raises ValueError if a query's `embedding` does not have the index's dimension."""
+    if embedding.shape != (index.manifest.dimension,):
+        raise ValueError(f"embedding has shape {embedding.shape}, expected ({index.manifest.dimension},)")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a search should find: for each of some `items` (m,) its nearest others, as many of each."""
+
+    items: NDArray[np.integer]
+    due: tuple[tuple[Neighbor, ...], ...]
+
+
+def trial_of(index: Index, count: int, k: int) -> Trial:
+    """The k nearest others of `count` items drawn with the index's seed, found exactly."""
+    items = np.sort(np.random.default_rng(index.manifest.seed).permutation(index.manifest.count)[:count])
+    return Trial(items, tuple(search(index, index.embeddings[item], k, int(item)) for item in items))
+
+
+def recall_of(searcher: Searcher, index: Index, trial: Trial) -> float:
+    """How many of the nearest a search finds, on average, 0 to 1.
+
+    An item as similar as the last of them is as good as it: copies do not count against an engine.
+    """
+    shares = [1.0]
+    for item, due in zip(trial.items.tolist(), trial.due, strict=True):
+        if due:
+            found = searcher.search(index.embeddings[item], len(due), item)
+            shares.append(sum(near.similarity >= due[-1].similarity - ROUNDING for near in found) / len(due))
+    return float(np.mean(shares[1:] or shares))
 
 
 def sample_items(count: int, seed: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from threading import Event, Lock, Thread
 from index.hub import Fetched, fetch_snapshot, is_hub_id
 from index.live import LiveModel, pauses, without_folders
 from index.manifest import FormatError
+from index.searching import Searching
 from index.store import Index, load_index
 
 PATIENCE = 20.0  # seconds that a start waits for the Hub before it shows the sample
@@ -16,7 +17,7 @@ PATIENCE = 20.0  # seconds that a start waits for the Hub before it shows the sa
 
 @dataclass(frozen=True)
 class Opened:
-    """An index that answers now, with its live model.
+    """An index that answers now, with its live model, and how it is searched.
 
     `folder` holds its files. `revision` is its commit, if it came from the Hub; `reason` says why an earlier
     download had to be taken.
@@ -24,6 +25,7 @@ class Opened:
 
     index: Index
     live: LiveModel
+    searching: Searching
     folder: Path
     is_sample: bool = False
     revision: str | None = None
@@ -33,12 +35,23 @@ class Opened:
 class Standby:
     """Keeps an index open: a folder's, a Hub dataset's, or the sample's until the Hub dataset comes."""
 
-    def __init__(self, location: str, revision: str | None, sample: Path, model: str | None = None) -> None:
-        """`location` is a folder or a Hub id, `model` takes the place of the model that its index names."""
+    def __init__(
+        self,
+        location: str,
+        revision: str | None,
+        sample: Path,
+        model: str | None = None,
+        engine: str = "auto",
+    ) -> None:
+        """`location` is a folder or a Hub id, `model` takes the place of the model that its index names.
+
+        `engine` is how it is searched, as Searching has it.
+        """
         self.location = location
         self.revision = revision
         self._sample = sample
         self._model = model
+        self._engine = engine
         self._current: Opened | None = None
         self._problem: str | None = "It is still being downloaded."
         self._serving = False
@@ -65,6 +78,7 @@ class Standby:
         with self._lock:
             self._serving = True
             self.current.live.start()
+            self.current.searching.start()
 
     @property
     def current(self) -> Opened:
@@ -94,20 +108,24 @@ class Standby:
         """Makes a fetched index the one that answers. Raises FormatError if it is unsound."""
         index = load_index(fetched.folder)
         is_sample = fetched.folder.resolve() == self._sample.resolve()
-        live = LiveModel(index, self._model)
-        opened = Opened(index, live, fetched.folder, is_sample, fetched.revision, fetched.reason)
+        live, searching = LiveModel(index, self._model), Searching(index, fetched.folder, self._engine)
+        opened = Opened(index, live, searching, fetched.folder, is_sample, fetched.revision, fetched.reason)
         with self._lock:
             before, self._current = self._current, opened
             if before:
                 before.live.stop()
+                before.searching.stop()
                 print(f"{self.location} has come, at revision {fetched.revision}.", file=sys.stderr)
             if self._serving:
                 opened.live.start()
+                searching.start()
 
     def _stand_in(self) -> None:
         index = load_index(self._sample)
         with self._lock:
-            self._current = self._current or Opened(index, LiveModel(index), self._sample, is_sample=True)
+            searching = Searching(index, self._sample)
+            sample = Opened(index, LiveModel(index), searching, self._sample, is_sample=True)
+            self._current = self._current or sample
 
     def _note(self, error: FormatError) -> None:
         problem = without_folders(str(error))

@@ -78,7 +78,7 @@ def lonely_item(sample: Index) -> int:
 
 
 def neighbors_of(page: Page) -> list[int]:
-    return [int(tile.get_attribute("data-item")) for tile in page.locator(".tile").all()]
+    return page.locator(".tile").evaluate_all("tiles => tiles.map(tile => Number(tile.dataset.item))")
 
 
 def wait_for_item(page: Page, item: int) -> None:

@@ -61,7 +61,7 @@ def drawn(frame: Frame) -> None:
 
 
 def items(where: Page | Frame) -> list[int]:
-    return [int(tile.get_attribute("data-item")) for tile in where.locator(".tile").all()]
+    return where.locator(".tile").evaluate_all("tiles => tiles.map(tile => Number(tile.dataset.item))")
 
 
 @pytest.mark.parametrize("width", [320, 480, 760, 1200])

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from embedding.encoder import Dinov2Encoder
 from index.live import LiveModel
 from index.query import answer, item_image, query_item
+from index.searching import Searching
 from index.standby import Opened, Standby
 from index.store import Index
 from tests.browser_fixtures import PATIENCE, browser, needs_chromium, opened, playwright  # noqa: F401
@@ -43,7 +44,12 @@ def live(sample: Index) -> Opened:
     model = LiveModel(sample)
     model.start()
     model.encoder()
-    return Opened(sample, model, SAMPLE)
+    return Opened(sample, model, Searching(sample, SAMPLE), SAMPLE)
+
+
+def unloaded(index: Index) -> Opened:
+    """An index without its live model."""
+    return Opened(index, LiveModel(index), Searching(index, SAMPLE), SAMPLE)
 
 
 def items_of(page: dict) -> list[int]:
@@ -152,7 +158,7 @@ def test_a_page_of_large_photos_is_light(sample: Index) -> None:
 
 
 def test_stored_values_are_those_of_the_file(sample: Index) -> None:
-    found = item_details(sample, 42)
+    found = item_details(unloaded(sample), 42)
     due = np.asarray(Image.open(BytesIO(sample.images[42])))
     assert (decoded(found["pixels"])[0] == due).all()
     assert found["pixels"]["ranges"] == [(0, 255)]
@@ -162,18 +168,18 @@ def test_stored_values_are_those_of_the_file(sample: Index) -> None:
 def test_stored_values_of_a_color_photo_are_those_of_the_file(sample: Index) -> None:
     photos = with_photos(sample, [noise(120, 80)])
     due = np.asarray(Image.open(BytesIO(photos.images[0])))
-    assert (decoded(item_details(photos, 0)["pixels"]) == due.transpose(2, 0, 1)).all()
+    assert (decoded(item_details(unloaded(photos), 0)["pixels"]) == due.transpose(2, 0, 1)).all()
 
 
 def test_neighbors_are_those_of_the_search(sample: Index) -> None:
     due = answer(sample, query_item(sample, 42), 10).neighbors
-    found = item_details(sample, 42)["neighbors"]
+    found = item_details(unloaded(sample), 42)["neighbors"]
     assert [(tile["item"], tile["similarity"]) for tile in found] == [(n.item, n.similarity) for n in due]
 
 
 @pytest.mark.parametrize("item", [-1, 5000, True, "7", 1.0, None, [3]])
 def test_items_that_do_not_exist_are_refused(live: Opened, item: object) -> None:
-    assert item_details(live.index, item) is None
+    assert item_details(live, item) is None
     assert received_pixels(live, item) is None
 
 
@@ -212,7 +218,7 @@ def test_received_values_of_a_color_photo_survive_the_way(live: Opened) -> None:
 
 
 def test_model_that_is_not_here_is_said(sample: Index) -> None:
-    found = received_pixels(Opened(sample, LiveModel(sample), SAMPLE), 0)
+    found = received_pixels(unloaded(sample), 0)
     assert found["loading"] is True
     assert found["reason"].startswith("The model is still loading")
 

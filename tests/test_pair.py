@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from index.compare import disagreements
 from index.query import answer, query_item
@@ -52,8 +52,11 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 def items(page: Page, place: int) -> list[int]:
     """The neighbors that a list of results shows: of the search, of the left index, of the right one."""
-    tiles = page.locator(".results").nth(place).locator(".tile")
-    return [int(tile.get_attribute("data-item")) for tile in tiles.all()]
+    return items_of(page.locator(".results").nth(place))
+
+
+def items_of(results: Locator) -> list[int]:
+    return results.locator(".tile").evaluate_all("tiles => tiles.map(tile => Number(tile.dataset.item))")
 
 
 def neighbors(index: Index, item: int) -> list[int]:
@@ -75,8 +78,7 @@ def test_one_query_is_answered_by_both(page: Page, noisy: Path, sample: Index) -
     due = [neighbors(index, 42) for index in (sample, load_index(noisy))]
     expect(verdict).to_contain_text(f"overlap@10: {len(set(due[0]) & set(due[1]))} of 10")
     shown = page.locator(".compare-pair")
-    tiles = [shown.locator(".results").nth(side).locator(".tile") for side in range(2)]
-    assert [[int(tile.get_attribute("data-item")) for tile in side.all()] for side in tiles] == due
+    assert [items_of(shown.locator(".results").nth(side)) for side in range(2)] == due
     expect(page.locator(".compare-figures")).to_contain_text("5,000 common items", timeout=PATIENCE)
     with page.expect_download() as download:
         page.locator(".compare-figures [data-export=csv]").first.click()

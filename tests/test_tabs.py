@@ -19,6 +19,7 @@ from index.figures import describe_metrics
 from index.live import LiveModel
 from index.manifest import Baseline, ClassVotes, Evaluation, Votes
 from index.projection import describe_layouts
+from index.searching import Searching
 from index.standby import Opened, Standby
 from index.store import Index, load_index
 from tests.browser_fixtures import (  # noqa: F401
@@ -68,7 +69,7 @@ def evaluated(index: Index) -> Index:
 
 @pytest.fixture(scope="module")
 def inspection(laid_out: Path, index: Index) -> Inspection:
-    return examine(Opened(index, LiveModel(index), laid_out))
+    return examine(Opened(index, LiveModel(index), Searching(index, laid_out), laid_out))
 
 
 def asked(functions: list[Callable], name: str, *arguments: object) -> object:
@@ -232,7 +233,10 @@ def finished(inspections: Inspections, key: str, opened: Opened) -> Work:
 
 
 def test_an_index_is_looked_through_once(laid_out: Path, index: Index) -> None:
-    inspections, subject = Inspections(), Opened(index, LiveModel(index), laid_out)
+    inspections, subject = (
+        Inspections(),
+        Opened(index, LiveModel(index), Searching(index, laid_out), laid_out),
+    )
     work = finished(inspections, "key", subject)
     assert work.done is not None and inspections.of("key", subject) is work is inspections.known("key")
     assert (
@@ -242,7 +246,9 @@ def test_an_index_is_looked_through_once(laid_out: Path, index: Index) -> None:
 
 
 def test_a_missing_folder_is_told_without_its_path_and_tried_again(index: Index, tmp_path: Path) -> None:
-    inspections, subject = Inspections(), Opened(index, LiveModel(index), tmp_path / "gone")
+    gone = tmp_path / "gone"
+    inspections = Inspections()
+    subject = Opened(index, LiveModel(index), Searching(index, gone), gone)
     work = finished(inspections, "key", subject)
     told = work_value(work, "suspects", 0)
     assert (
@@ -291,11 +297,15 @@ def tab(page: Page, name: str, holds: str) -> None:
     page.wait_for_selector(holds, timeout=2 * PATIENCE)
 
 
-def colored(page: Page) -> list[int]:
-    """The items that are selected on the map, as it draws them."""
-    return page.evaluate(
-        """() => document.querySelector(".map-plot").data.flatMap(
-            ({ customdata, selectedpoints }) => (selectedpoints ?? []).map((place) => customdata[place]))"""
+def wait_for_colored(page: Page, items: list[int]) -> None:
+    """Waits until exactly these items are selected on the map, as it draws them."""
+    page.wait_for_function(
+        """due => {
+            const selected = document.querySelector(".map-plot").data.flatMap(
+                ({ customdata, selectedpoints }) => (selectedpoints ?? []).map((place) => customdata[place]));
+            return selected.sort((one, other) => one - other).join() === due.join();
+        }""",
+        arg=items,
     )
 
 
@@ -329,8 +339,7 @@ def test_clicked_cell_lists_its_items_and_marks_them_on_the_map(page: Page, inde
     page.get_by_role("button", name="Show on map").click()
     expect(page.locator(".map-count")).to_have_text(f"{count} of {index.manifest.count} points")
     expect(page.locator(".map-frame")).to_be_focused()
-    page.wait_for_function("performance.getEntriesByName('map-selected').length")
-    assert sorted(colored(page)) == due
+    wait_for_colored(page, due)
     expect(page.locator(".selection-head h4")).to_have_text(f"{count} selected")
     assert page.locator(".results-query p").text_content() == query
     assert page.faults == []
@@ -346,8 +355,7 @@ def test_finding_is_shown_on_the_map_and_searched_with(page: Page, inspection: I
     expect(page.locator(f"[data-kind={kind}]")).to_be_focused()
     page.locator(".finding [data-show]").first.click()
     expect(page.locator(".map-count")).to_contain_text(f"{len(items)} of")
-    page.wait_for_function("performance.getEntriesByName('map-selected').length")
-    assert sorted(colored(page)) == items
+    wait_for_colored(page, items)
     tab(page, "Data hygiene", ".kinds")
     page.get_by_role("button", name="Search with it").first.click()
     expect(page.locator(".results-query")).to_contain_text(f"item {pair[0].item}")

@@ -14,7 +14,6 @@ from PIL import Image
 
 from embedding.image import flatten
 from index.query import filled_classes, item_image
-from index.search import search
 from index.standby import Opened
 from index.store import Index
 from ui.desk import Desk
@@ -74,7 +73,7 @@ def _server_functions(desk: Desk) -> list[Callable]:
 
     def inspect(asked: object) -> dict[str, object] | None:
         opened = _asked_of(desk, asked)
-        return item_details(opened.index, asked.get("item")) if opened else None
+        return item_details(opened, asked.get("item")) if opened else None
 
     def received(asked: object) -> dict[str, object] | None:
         opened = _asked_of(desk, asked)
@@ -163,13 +162,14 @@ def _tile(index: Index, item: int) -> dict[str, object]:
 # ---- One item
 
 
-def item_details(index: Index, item: object) -> dict[str, object] | None:
+def item_details(opened: Opened, item: object) -> dict[str, object] | None:
     """An item with its stored pixels and its nearest neighbors; None for no item."""
+    index = opened.index
     if not _is_below(item, index.manifest.count):
         return None
     stored = np.asarray(flatten(Image.open(BytesIO(index.images[item]))))
     planes = np.atleast_3d(stored).transpose(2, 0, 1)  # (channels, height, width)
-    found = search(index, index.embeddings[item], NEIGHBORS, exclude=item)
+    found = opened.searching.search(index.embeddings[item], NEIGHBORS, exclude=item)
     return {
         **_tile(index, item),
         "source_row": int(index.source_rows[item]),

@@ -1,0 +1,109 @@
+"""Search in Qdrant, a vector database: for indexes that several machines share, or a cluster holds."""
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from index.search import Neighbor, SearchError, best_of, check_dimension, recall_of, trial_of
+from index.store import Index
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+AT_ONCE = 1000  # vectors in one request
+PATIENCE = 5  # seconds that a request may take
+MORE = 8  # neighbors that are asked for beside k: the last places are decided by the real vectors
+LOOKED_AT = 128  # hnsw_ef: candidates that the search keeps
+JUDGED = 100  # items that recall is measured on
+
+
+class QdrantSearch:
+    """Asks a collection of the index's vectors, filling it first if need be.
+
+    A collection is named after the vectors in it, so that indexes do not get in each other's way and every
+    copy of the app finds the same one. Found neighbors carry their real similarities.
+    """
+
+    def __init__(self, client: "QdrantClient", index: Index) -> None:
+        """Takes as long as the vectors take to be sent, the first time. Raises SearchError."""
+        self._client, self._index = client, index
+        self.collection = collection_name(index)
+        self._fill()
+        self.recall_at_10 = recall_of(self, index, trial_of(index, JUDGED, 10))
+
+    def search(
+        self, embedding: NDArray[np.float32], k: int, exclude: int | None = None
+    ) -> tuple[Neighbor, ...]:
+        """The k nearest items of those that Qdrant names. Raises SearchError."""
+        from qdrant_client import models  # optional, and a slow import
+
+        check_dimension(self._index, embedding)
+        others = None
+        if exclude is not None:
+            others = models.Filter(must_not=[models.HasIdCondition(has_id=[exclude])])
+        found = self._ask(
+            "query_points",
+            query=embedding.tolist(),
+            query_filter=others,
+            limit=k + MORE,
+            search_params=models.SearchParams(hnsw_ef=max(LOOKED_AT, 2 * k)),
+            with_payload=False,
+        )
+        return best_of(self._index, self._known([point.id for point in found.points]), embedding, k)
+
+    def _known(self, ids: list[object]) -> NDArray[np.int64]:
+        """Item numbers out of an answer. Raises SearchError where there are others."""
+        count = self._index.manifest.count
+        if not all(type(number) is int and 0 <= number < count for number in ids):
+            raise SearchError(f"Qdrant's collection {self.collection} holds other things than this index.")
+        return np.array(ids, np.int64)
+
+    def _fill(self) -> None:
+        """Sends the vectors that are not there yet: all, or those after the last of an interrupted start."""
+        from qdrant_client import models  # optional, and a slow import
+
+        count, dimension = self._index.embeddings.shape
+        if not self._ask("collection_exists"):
+            vectors = models.VectorParams(size=dimension, distance=models.Distance.DOT)
+            self._ask("create_collection", vectors_config=vectors)
+        there = self._ask("count", exact=True).count
+        if there == count:
+            return
+        starts = range(there // AT_ONCE * AT_ONCE, count, AT_ONCE)
+        for start in tqdm(starts, "Sending to Qdrant", unit=f" x {AT_ONCE} vectors"):
+            rows = self._index.embeddings[start : start + AT_ONCE]
+            batch = models.Batch(ids=list(range(start, start + len(rows))), vectors=rows.tolist())
+            self._ask("upsert", points=batch, wait=True)
+
+    def _ask(self, what: str, **arguments: object) -> object:
+        """One call about the collection. Raises SearchError."""
+        from qdrant_client.common.client_exceptions import QdrantException  # optional, as above
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            return getattr(self._client, what)(self.collection, **arguments)
+        except (ApiException, QdrantException, OSError, ValueError) as error:
+            said = str(error).strip().split("\n")[0] or type(error).__name__
+            raise SearchError(f"Qdrant does not answer: {said}", temporary=True) from None
+
+
+def open_qdrant(index: Index, url: str) -> QdrantSearch:
+    """The search at `url`, with the key in QDRANT_API_KEY if there is one. Raises SearchError."""
+    try:
+        from qdrant_client import QdrantClient  # optional, and a slow import
+    except ImportError:
+        raise SearchError(
+            "Search in Qdrant needs its client, which is not installed: pip install qdrant-client."
+        ) from None
+    key = os.environ.get("QDRANT_API_KEY") or None
+    client = QdrantClient(url=url, api_key=key, timeout=PATIENCE, check_compatibility=False)
+    return QdrantSearch(client, index)
+
+
+def collection_name(index: Index) -> str:
+    """The name of the collection that holds the vectors of an index: the same for equal vectors."""
+    return f"image-similarity-{hashlib.sha256(np.ascontiguousarray(index.embeddings)).hexdigest()[:16]}"
