@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 
 from embedding.encoder import Dinov2Encoder, ModelError, fetch_model
+from index.approximate import open_faiss, read_cells
 from index.live import AGREEMENT, agreement
 from index.manifest import FormatError
 from index.quality import VOTERS, knn_accuracy, nearest_items, silhouette
-from index.search import sample_items, search
+from index.search import SearchError, recall_of, sample_items, search, trial_of
 from index.store import LISTED_NEIGHBORS, Index, file_sha256, load_index, load_manifest, read_table
 
 PROBED = 50  # items whose neighbors are searched again
@@ -37,6 +38,8 @@ def check_index(folder: Path, model: str | None = None) -> Iterator[str]:
     yield _check_rows(index)
     yield _check_images(index)
     yield _check_neighbors(index, folder)
+    if index.manifest.approximate:
+        yield _check_cells(index, folder)
     yield _check_metrics(index)
     yield _check_model(index, model)
 
@@ -78,6 +81,24 @@ def _are_nearest(index: Index, item: int, listed: dict, distances: list[float]) 
         return False
     real = 1 - index.embeddings[np.array(ids, int)] @ index.embeddings[item]
     return bool(np.allclose(far, distances, atol=1e-4) and np.allclose(real, distances, atol=1e-4))
+
+
+def _check_cells(index: Index, folder: Path) -> str:
+    """The cells of approximate search, and where FAISS is there what a search in them finds."""
+    stated = index.manifest.approximate
+    cells = len(read_cells(folder, index.manifest).centers)
+    if cells != stated.cells:
+        raise FormatError(f"there are {cells} cells, the manifest says {stated.cells}")
+    try:
+        searcher = open_faiss(index, folder)
+    except SearchError:
+        return (
+            f"approximate search: each item in one of {cells:,} cells; NOT tried, for FAISS is not installed"
+        )
+    recall = recall_of(searcher, index, trial_of(index, stated.queries, 10))
+    if abs(recall - stated.recall_at_10) > 0.005:  # what FAISS rounds may differ between machines
+        raise FormatError(f"recall@10 is {recall:.4f}, the manifest says {stated.recall_at_10:.4f}")
+    return f"approximate search: each item in one of {cells:,} cells; recall@10 {recall:.4f} measured again"
 
 
 def _check_metrics(index: Index) -> str:
