@@ -49,7 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
         if self.server.key and self.headers.get("api-key") != self.server.key:
-            return self._send(401, {"status": {"error": "Must provide an API key"}})
+            self._send(401, {"status": {"error": "Must provide an API key"}})
+            return
         found = re.fullmatch(r"/collections/([\w-]+)(/[\w/]+)?(\?.*)?", self.path)
         with self.server.lock:  # the local mode is made for one thread
             result = self._result(found[1], (self.command, found[2] or ""), body)
