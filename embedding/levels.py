@@ -51,17 +51,17 @@ def read_levels(images: Sequence[Image.Image], form: InputForm | None) -> Levels
 
     Without a form they stay as large as they are, and all cores decode large ones: a graphics card waits.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    decode = partial(_pixels, form=form)
+    decode = partial(_decoded, form=form)
     if form is None and images and images[0].width * images[0].height >= LARGE:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            arrays = list(pool.map(decode, images))
+            found = list(pool.map(decode, images))
     else:
-        arrays = list(map(decode, images))
-    for place, array in enumerate(arrays):
-        groups.setdefault(array.shape, []).append(place)
-    parts = (torch.from_numpy(np.stack([arrays[place] for place in group])) for group in groups.values())
-    return Levels(tuple(part.permute(0, 3, 1, 2) for part in parts), tuple(map(tuple, groups.values())))
+        found = list(map(decode, images))
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for place, (shape, _) in enumerate(found):
+        groups.setdefault(shape, []).append(place)
+    parts = (_stacked(shape, [found[place][1] for place in group]) for shape, group in groups.items())
+    return Levels(tuple(parts), tuple(map(tuple, groups.values())))
 
 
 def joined(parts: Sequence[torch.Tensor], places: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -124,11 +124,19 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
     return (values + 0.5).floor_().clamp_(0, 255).to(torch.uint8)  # halves go up, as in Pillow
 
 
-def _pixels(image: Image.Image, form: InputForm | None) -> NDArray[np.uint8]:
-    """Levels (height, width, 1 or 3)."""
+def _decoded(image: Image.Image, form: InputForm | None) -> tuple[tuple[int, int, int], bytes]:
+    """The shape (height, width, 1 or 3) of an image and its levels in that order.
+
+    Bytes, for an array of each small image takes longer than a graphics card does for its embedding.
+    """
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     if form is not None and image.size != (form.side, form.side):
         image = image.resize((form.side, form.side), form.resample)
-    pixels = np.array(image)  # a copy: torch takes no array that it may not write to
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return (image.height, image.width, len(image.mode)), image.tobytes()
+
+
+def _stacked(shape: tuple[int, int, int], levels: list[bytes]) -> torch.Tensor:
+    """Images of one shape as a tensor (n, channels, height, width)."""
+    together = bytearray().join(levels)  # not bytes: torch takes no memory that it may not write to
+    return torch.frombuffer(together, dtype=torch.uint8).view(-1, *shape).permute(0, 3, 1, 2)

@@ -28,7 +28,7 @@ from embedding.encoder import Dinov2Encoder, ModelError, Pooling, encode_batches
 from embedding.forward import Forward
 from embedding.levels import InputForm, joined, normalized, read_levels, resized
 from embedding.precision import BOUND, choose_precision, probes
-from embedding.vit import FastVit, PlainVit, fast_vit
+from embedding.vit import FastVit, PlainVit, fast_vit, linear_gelu
 from tests.conftest import MODEL
 from tests.pictures import noise, seven
 
@@ -119,6 +119,15 @@ def test_fast_network_is_the_models_own_function(kind: str, channels: int) -> No
         assert whole.leading == PlainVit(model, FORM).leading
         first = FastVit(model, FORM, cls_only=True, dtype=torch.float32)(levels)
     assert torch.allclose(first, due[:, :1], atol=1e-4)
+
+
+def test_gelu_inside_the_product_is_gelu_after_it() -> None:
+    tokens, weight, bias = (torch.randn(shape) for shape in ((2, 5, 16), (24, 16), (24,)))
+    due = torch.nn.functional.gelu(torch.nn.functional.linear(tokens, weight, bias))
+    assert torch.allclose(linear_gelu(tokens, weight, bias), due, atol=1e-3)
+    with torch._subclasses.FakeTensorMode() as fake:
+        shapes = [fake.from_tensor(tensor) for tensor in (tokens, weight, bias)]
+        assert linear_gelu(*shapes).shape == due.shape
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "both"])

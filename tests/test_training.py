@@ -79,6 +79,33 @@ def test_drawings_are_lines(digits: np.ndarray) -> None:
     assert 0.02 < (drawn > 0.5).float().mean() < 0.5
 
 
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+def test_enlarging_is_torchs_interpolation(mode: str) -> None:
+    knots = torch.randn(3, 2, 5, 5)
+    due = torch.nn.functional.interpolate(knots, (28, 28), mode=mode, align_corners=True)
+    assert torch.allclose(views.enlarge(knots, 28, mode), due, atol=1e-5)
+
+
+def test_straight_shapes_are_nearly_the_shapes() -> None:
+    shape = torch.zeros(64, 1, 56, 56)
+    shape[:, :, 12:44, 16:40] = 1
+    straight = views.straighten(shape)
+    assert set(straight.unique().tolist()) == {0, 1}
+    shared = (straight * shape).sum((1, 2, 3)) / torch.maximum(straight, shape).sum((1, 2, 3))
+    assert shared.min() > 0.5
+    assert shared.mean() > 0.75
+    assert len(straight.unique(dim=0)) > 32  # each by a hand of its own
+
+
+def test_traces_are_thin_and_on_the_edge() -> None:
+    photo = torch.zeros(16, 1, 28, 28)
+    photo[:, :, 6:22, 8:20] = 0.8
+    lines = views.trace(photo)
+    assert lines[:, :, 10:18, 12:16].max() == 0  # the flat middle
+    assert lines[:, :, :4].max() == 0  # the ground
+    assert (lines[:, 0, 14].sum(1) == 2).all()  # across: left side, right side, a pixel each
+
+
 def test_masks_hide_as_many_patches_as_planned() -> None:
     masks = plan_masks(8, 7, "cpu")
     masked, hidden = draw_masks(masks)

@@ -39,8 +39,8 @@ class Recipe:
     """Everything that a run depends on beside its images."""
 
     seed: int = 0
-    steps: int = 17_900
-    batch: int = 256
+    steps: int = 29_000
+    batch: int = 192
     patch: int = 4
     width: int = 192
     depth: int = 8
@@ -50,11 +50,11 @@ class Recipe:
     head_hidden: int = 1024
     head_bottleneck: int = 64
     prototypes: int = 2048
-    learning_rate: float = 1.4e-3
+    learning_rate: float = 1.2e-3
     warm_up: float = 0.05  # of the steps
     weight_decay: tuple[float, float] = (0.04, 0.2)  # first, last
     clip: float = 3.0
-    momentum: float = 0.994  # of the teacher, rising to 1
+    momentum: float = 0.995  # of the teacher, rising to 1
     temperature: tuple[float, float] = (0.04, 0.05)  # of the teacher, over the first fifth
     ibot: float = 1.0
     koleo: float = 0.1

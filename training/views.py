@@ -6,6 +6,7 @@ that all of it can be recorded in a CUDA graph. Nothing is compiled: that took o
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,16 @@ from torch import Tensor
 MEAN, STD = 0.286, 0.353  # of Fashion-MNIST's training images
 GLOBALS, LOCALS = 2, 6  # crops an image
 SIDE, LOCAL_SIDE = 28, 16  # pixels
-AREA, LOCAL_AREA = (0.6, 1.0), (0.28, 0.58)  # of the image; what makes a class is the shape of the whole
+AREA, LOCAL_AREA = (0.7, 1.0), (0.32, 0.65)  # of the image; what makes a class is the shape of the whole
 ASPECT = 1.2
 ROTATION = math.radians(8)
-WOBBLE = 0.03  # of half the image's side: a smooth displacement on a 4 x 4 grid
+WOBBLE = 0.03  # of half the image's side: a smooth displacement on a grid of
+KNOTS = 4  # points a side
 DRAWN = 0.35  # share of the student's crops that are drawings
-DRAWN_FILLED = 0.15  # of the drawings: a filled shape, no line
+DRAWN_FILLED = 0.12  # of the outlines: a filled shape, no line
+STRAIGHT = 0.35  # of the outlines: through few corners
+COARSE = (7, 10)  # points a side of the grids that these corners lie on
+TRACED = 0.25  # of the drawings: thin lines wherever the photo has edges
 REMAPPED, DRAWN_REMAPPED = 0.25, 0.7  # share of photos and of drawings whose gray levels change
 INVERTED = 0.6  # of those: dark on light
 
@@ -69,7 +74,12 @@ def warp(images: Tensor, flippable: Tensor, side: int, area: tuple[float, float]
 
 
 def draw(photos: Tensor) -> Tensor:
-    """A line drawing of each photo: its outline by pens of 0.5 to 2 pixels, some with edges, gaps or fill.
+    """A line drawing of each photo: of its outline, or of all its edges."""
+    return torch.where(chance(photos, TRACED), trace(photos), outline(photos))
+
+
+def outline(photos: Tensor) -> Tensor:
+    """The outline by pens of 0.5 to 2 pixels, some straightened, some with inner edges, gaps or fill.
 
     Drawn at twice the size and averaged down, since a pen of one pixel has jagged lines.
     """
@@ -79,14 +89,40 @@ def draw(photos: Tensor) -> Tensor:
     fine = F.grid_sample(photos, grid, mode="bilinear", align_corners=False)
     fine = torch.lerp(fine, blur(blur(fine)), uniform(photos, 0, 1))  # a hand leaves small features out
     shape = (fine > uniform(photos, 0.04, 0.3)).float()
+    shape = torch.where(chance(photos, STRAIGHT), straighten(shape), shape)
     grown, shrunk = grow(shape), shrink(shape)
     outside = torch.where(chance(photos, 0.35), grow(grown), torch.where(chance(photos, 0.5), grown, shape))
     lines = outside - torch.where(chance(photos, 0.4), shrink(shrunk), shrunk)
     steep = grow(fine) - torch.where(chance(photos, 0.5), shrink(fine), fine)  # two or one pixel wide
     edges = (steep > uniform(photos, 0.1, 0.5)).float()
-    lines = torch.where(chance(photos, 0.5), torch.maximum(lines, edges), lines)
+    lines = torch.where(chance(photos, 0.35), torch.maximum(lines, edges), lines)
     lines = lines * with_gaps(photos, side)
     return F.avg_pool2d(torch.where(chance(photos, DRAWN_FILLED), shape, lines), 2)
+
+
+def straighten(shapes: Tensor) -> Tensor:
+    """Shapes (n, 1, side, side) of 0 and 1 with straight sides: known at a few shaken points only."""
+    softened, side = blur(blur(shapes)), shapes.shape[-1]
+    level = uniform(shapes, 0.25, 0.5)
+    found = [(enlarge(look(softened, knots), side, "bilinear") > level).float() for knots in COARSE]
+    return torch.where(chance(shapes, 0.5), *found)
+
+
+def look(images: Tensor, knots: int) -> Tensor:
+    """The values at a grid of points (n, 1, knots, knots), each off by about a seventh of their distance."""
+    still = torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
+    points = F.affine_grid(still, [len(images), 1, knots, knots], align_corners=True)
+    points = points + torch.randn_like(points) * 0.15 * 2 / (knots - 1)
+    return F.grid_sample(images, points, mode="bilinear", align_corners=True, padding_mode="border")
+
+
+def trace(photos: Tensor) -> Tensor:
+    """Lines of one pixel where a photo is steep: the inner rim of what is lighter than its surroundings."""
+    smooth = torch.lerp(photos, blur(photos), uniform(photos, 0.3, 1))
+    lighter = (smooth > blur(smooth) + 0.004).float()
+    steepness = grow(smooth) - shrink(smooth)
+    steep = steepness > uniform(photos, 0.08, 0.4) * steepness.amax((2, 3), keepdim=True)
+    return (lighter - shrink(lighter)) * steep
 
 
 def with_gaps(photos: Tensor, side: int) -> Tensor:
@@ -97,9 +133,24 @@ def with_gaps(photos: Tensor, side: int) -> Tensor:
 
 def bend(images: Tensor, side: int, size: float) -> Tensor:
     """A smooth random displacement (n, side, side, 2), each image's of its own strength up to `size`."""
-    knots = torch.randn(len(images), 2, 4, 4, device=images.device) * size * uniform(images, 0, 1)
-    smooth = F.interpolate(knots, (side, side), mode="bicubic", align_corners=True)
-    return smooth.permute(0, 2, 3, 1)
+    knots = torch.randn(len(images), 2, KNOTS, KNOTS, device=images.device) * size * uniform(images, 0, 1)
+    return enlarge(knots, side, "bicubic").permute(0, 2, 3, 1)
+
+
+def enlarge(knots: Tensor, side: int, mode: str) -> Tensor:
+    """Few numbers (n, channels, k, k) as (n, channels, side, side), the corners staying in the corners.
+
+    Two matrix products, since F.interpolate has a thread a pixel walk over the whole batch.
+    """
+    matrix = between(knots.shape[-1], side, mode, knots.device)
+    return matrix @ knots @ matrix.T
+
+
+@lru_cache
+def between(knots: int, side: int, mode: str, device: torch.device) -> Tensor:
+    """The matrix (side, knots) by which F.interpolate makes `side` numbers of a row of knots."""
+    rows = F.interpolate(torch.eye(knots)[:, None, :, None], (side, 1), mode=mode, align_corners=True)
+    return rows[:, 0, :, 0].T.contiguous().to(device)
 
 
 def retouch(photos: Tensor) -> Tensor:
