@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ MISSING = "--engine ray needs Ray, which is not installed: pip install -r requir
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster that this process has joined: so many `workers` on a `device`, each with some `threads`."""
+    """A Ray cluster that this process has joined, and how many `workers` with how many `threads` each."""
 
     device: str
     workers: int
@@ -66,17 +67,20 @@ class Cluster:
         on_card = self.device == "cuda"
         files = ray.put(_model_files(recipe.folder))
         blocks = _blocks(parts, recipe.batch_size, CALL_ON_CARD if on_card else 1)
-        return ray.data.from_arrow_refs([ray.put(block) for block in blocks]).map_batches(
-            _Worker,
-            fn_constructor_args=(recipe, [files], self.device),
-            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(blocks))),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=self.reserved,
-            num_gpus=1 if on_card else None,
-            ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RESTARTS},
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
-        )
+        dataset = ray.data.from_arrow_refs([ray.put(block) for block in blocks])
+        with warnings.catch_warnings(action="ignore"):  # Ray 2.60 announces that 2.64 takes no max_restarts
+            return dataset.map_batches(
+                _Worker,
+                fn_constructor_args=(recipe, [files], self.device),
+                compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(blocks))),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=self.reserved,
+                num_gpus=1 if on_card else None,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
+                max_restarts=RESTARTS,
+                max_task_retries=RESTARTS,
+            )
 
 
 @contextmanager
@@ -111,11 +115,13 @@ def _join(address: str, scratch: Path) -> None:
     }
     try:
         if address == "local":
-            own = {"_node_ip_address": "127.0.0.1", "_temp_dir": str(scratch)}
-            ray.init(address, include_dashboard=False, **own, **job)
-            return
-        _knock(address)
-        ray.init(address, **job)
+            job |= {"_node_ip_address": "127.0.0.1", "_temp_dir": str(scratch), "include_dashboard": False}
+        else:
+            _knock(address)
+            # whatever listens there is asked once, for 40 seconds, not 20 times; no other setting does it
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+        with _unheard():
+            ray.init(address, **job)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise EngineError(f"There is no Ray cluster to be had at {address}: {_first_line(error)}") from None
 
@@ -249,6 +255,20 @@ def _be_quiet() -> None:
     context.print_on_execution_start = False
     for handler in logging.getLogger("ray.data").handlers:
         handler.setLevel(logging.CRITICAL)
+    ray._private.worker._worker_logs_enabled = False  # that workers are started again; there is no public way
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """In the block stderr is dropped: Ray's C++ half writes there as it starts. Its errors are raised, too."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _short_folder() -> Literal["/tmp"] | None:
