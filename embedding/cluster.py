@@ -51,7 +51,7 @@ class Cluster:
 
         try:
             batches = _embedded_batches(self._mapped(recipe, parts), count)
-            yield from _assembled(batches, parts, recipe.batch_size)
+            yield from assembled(batches, parts, recipe.batch_size)
         except RayTaskError:  # a bug in our own code there: its traceback is wanted
             raise
         except RayError as error:
@@ -98,7 +98,7 @@ def ray_cluster(address: str | None, workers: int | None, device: str) -> Iterat
     scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
     try:
         _join(address, scratch)
-        yield _planned(ray.cluster_resources(), workers, device)
+        yield planned(ray.cluster_resources(), workers, device)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -133,7 +133,7 @@ def _knock(address: str) -> None:
         socket.create_connection((where.hostname, where.port), PATIENCE).close()
 
 
-def _planned(resources: dict[str, float], workers: int | None, device: str) -> Cluster:
+def planned(resources: dict[str, float], workers: int | None, device: str) -> Cluster:
     """Who works where, given what the cluster has. Raises EngineError where that is not enough."""
     cards, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
     if device == "auto":
@@ -225,7 +225,7 @@ def _embedded_batches(mapped: "Dataset", count: Count) -> Iterator[EmbeddedPart]
             yield EmbeddedPart(row["start"], rows, row["precision"])
 
 
-def _assembled(
+def assembled(
     batches: Iterator[EmbeddedPart], parts: Sequence[Part], batch_size: int
 ) -> Iterator[EmbeddedPart]:
     """The parts, each as soon as its last batch has come. Raises EngineError at batches of two precisions."""
@@ -260,7 +260,7 @@ def _be_quiet() -> None:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """In the block stderr is dropped: Ray's C++ half writes there as it starts. Its errors are raised, too."""
+    """In the block stderr is dropped: Ray's C++ half writes there as it starts; errors are raised, too."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)
