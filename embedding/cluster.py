@@ -86,15 +86,14 @@ class Cluster:
 @contextmanager
 def ray_cluster(address: str | None, workers: int | None, device: str) -> Iterator[Cluster]:
     """The cluster at an address, or one of this machine's own, for the block. Raises EngineError."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry; both are read when ray is imported
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ half prints into the progress bar
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _set_environment(address)
     try:
         import ray
         import ray.data
     except ImportError:
         raise EngineError(MISSING) from None
     _be_quiet()
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
     try:
         _join(address, scratch)
@@ -102,6 +101,18 @@ def ray_cluster(address: str | None, workers: int | None, device: str) -> Iterat
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _set_environment(address: str) -> None:
+    """What Ray reads when it is imported, and its processes when they start."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ half prints into the progress bar
+    if address == "local":
+        # or it listens on all of the machine's addresses, even if told to take 127.0.0.1 for its own
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    else:
+        # whatever listens there is asked once, for 40 seconds, not 20 times; no other setting does it
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
 
 
 def _join(address: str, scratch: Path) -> None:
@@ -118,8 +129,6 @@ def _join(address: str, scratch: Path) -> None:
             job |= {"_node_ip_address": "127.0.0.1", "_temp_dir": str(scratch), "include_dashboard": False}
         else:
             _knock(address)
-            # whatever listens there is asked once, for 40 seconds, not 20 times; no other setting does it
-            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         with _unheard():
             ray.init(address, **job)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
