@@ -86,10 +86,13 @@ class Dinov2Encoder:
         pooling: Pooling = "cls",
         untrained_seed: int | None = None,
         precision: Precision = "auto",
+        full_batch: int | None = None,
     ) -> None:
         """Loads the model, which takes seconds; with an `untrained_seed` its weights are random instead.
 
-        Precision "auto" is bfloat16 where that is fast and gives the same embeddings, to a cosine of 0.9995.
+        A graphics card runs batches of `full_batch` images compiled; by default, of as many as the first
+        large one has. Precision "auto" is bfloat16 where that is fast and gives the same embeddings, to a
+        cosine of 0.9995.
         Raises ModelError if the folder holds no DINOv2 model, or it does not keep to "bfloat16".
         """
         # slow imports (3 to 20 s), kept out of every start that needs no model
@@ -99,6 +102,7 @@ class Dinov2Encoder:
         self.device = choose_device(device)
         model, self._form = _load(folder, untrained_seed)
         self._kinds: tuple[str, ...] = ("cls", "mean") if pooling == "both" else (pooling,)
+        self._full_batch = full_batch
         self._on_card = self.device.startswith("cuda") and self._form.resample == Image.Resampling.BICUBIC
         self.dimension: int = model.config.hidden_size * len(self._kinds)
         fast = None
@@ -143,7 +147,7 @@ class Dinov2Encoder:
     def _on_device(self, network: object) -> "Forward":
         from embedding.forward import Forward  # slow import: torch
 
-        return Forward(network, self.device, self._form.side, self._kinds)
+        return Forward(network, self.device, self._form.side, self._kinds, self._full_batch)
 
     def _try(self, fast: object, insist: bool) -> None:
         """Goes over to the fast network if it gives the same embeddings. Raises ModelError if it has to."""

@@ -32,13 +32,25 @@ class Launched:
 class Forward:
     """A network's CLS tokens, means of the patches, or both, in float32, of shape (n, kinds, d)."""
 
-    def __init__(self, network: nn.Module, device: str, side: int, kinds: tuple[str, ...]) -> None:
-        """`network` gives last hidden states, of which `network.leading` precede the patches."""
+    def __init__(
+        self,
+        network: nn.Module,
+        device: str,
+        side: int,
+        kinds: tuple[str, ...],
+        full_batch: int | None = None,
+    ) -> None:
+        """`network` gives last hidden states, of which `network.leading` precede the patches.
+
+        Batches of `full_batch` images are what is compiled for on a graphics card, if they are large; None
+        takes the first large one for such.
+        """
         self._network = network.eval().to(device)
         self._on_card = device.startswith("cuda")
         self._device, self._side, self._kinds = device, side, kinds
         self._most = AT_ONCE if device == "cpu" and isinstance(network, FastVit) else 1 << 30
         self._copies = torch.cuda.Stream(device) if self._on_card else None
+        self._full_batch = full_batch
         self._bulk: int | None = None
         self._compiled: nn.Module | None = None
 
@@ -54,7 +66,7 @@ class Forward:
             return Launched(rows.cpu(), None)
         rows = rows.to("cpu", non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        done.record(torch.cuda.current_stream(self._device))
         return Launched(rows, done)
 
     def _in_pieces(self, run: Callable[[Tensor], Tensor], whole: Tensor) -> Tensor:
@@ -68,7 +80,7 @@ class Forward:
                 found.append(made)
                 start += len(piece)
             else:  # what the failed attempt held is free by now, for its frames are gone
-                self._most, self._bulk = len(piece) // 2, None
+                self._most, self._bulk, self._full_batch = len(piece) // 2, None, None
                 if self._on_card:
                     torch.cuda.empty_cache()
         return found[0] if len(found) == 1 else torch.cat(found)
@@ -79,8 +91,9 @@ class Forward:
             return resized(piece, self._side)
         with torch.cuda.stream(self._copies):
             moved = piece.to(self._device, non_blocking=True)
-        torch.cuda.current_stream().wait_stream(self._copies)
-        moved.record_stream(torch.cuda.current_stream())
+        stream = torch.cuda.current_stream(self._device)  # that of cuda:1, say, not of the first card
+        stream.wait_stream(self._copies)
+        moved.record_stream(stream)
         return resized(moved, self._side)
 
     def _pooled(self, levels: Tensor) -> Tensor:
@@ -90,7 +103,7 @@ class Forward:
 
     def _hidden(self, levels: Tensor) -> Tensor:
         """Full batches on a graphics card run compiled; a query or the rest of a data set is not worth it."""
-        if self._on_card and self._bulk is None and len(levels) >= BULK:
+        if self._on_card and self._bulk is None and self._is_full(levels):
             self._bulk = len(levels)
             self._compiled = torch.compile(self._network, dynamic=False)
         if self._compiled is None or len(levels) != self._bulk:
@@ -101,6 +114,9 @@ class Forward:
             print(f"The model runs uncompiled, at three quarters of the speed: {type(error).__name__}.")
             self._compiled = None
             return self._network(levels)
+
+    def _is_full(self, levels: Tensor) -> bool:
+        return len(levels) >= BULK and self._full_batch in (None, len(levels))
 
 
 def _unless_full(run: Callable[[Tensor], Tensor], piece: Tensor) -> Tensor | None:

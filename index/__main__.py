@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedding.encoder import ModelError
+from embedding.engines import Workers
 from embedding.models import MODELS
+from embedding.parts import EngineError
 from index.compare import compare, comparison_tables, write_comparison
 from index.figures import describe_evaluation, describe_metrics, worst_confusions
 from index.hygiene import inspect, write_tables
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (SourceError, ModelError, FormatError, SearchError) as error:
+    except (SourceError, ModelError, EngineError, FormatError, SearchError) as error:
         return _fail(str(error))
     except OSError as error:  # no space, no permission: the finished parts stay where they are
         where = f" ({error.filename})" if error.filename else ""
@@ -97,6 +99,19 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         default="auto",
         help="what the model calculates in; auto: bfloat16 where it is faster and gives the same embeddings",
     )
+    build.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who embeds: processes of this machine (default), or actors on a Ray cluster",
+    )
+    build.add_argument(
+        "--workers",
+        type=_whole(1),
+        help="how many embed at a time, one a graphics card (default: local 1; ray one a card, or one for "
+        "four cores)",
+    )
+    build.add_argument("--address", help="a Ray cluster's, HOST:PORT or auto (default: this machine's own)")
     build.add_argument("--n-neighbors", type=_whole(2), default=15, help="UMAP's n_neighbors")
     build.add_argument("--min-dist", type=_min_dist, default=0.1, help="UMAP's min_dist, 0 to 1")
     build.add_argument(
@@ -180,9 +195,12 @@ def _build(options: argparse.Namespace) -> int:
         pooling=options.pooling,
         precision=options.precision,
     )
+    if options.address and options.engine != "ray":
+        return _fail("--address is a Ray cluster's: add --engine ray.", 2)
     if options.push:
         sign_in(options.push)  # better now than after an hour of embedding
-    manifest = build_index(request, options.out)
+    workers = Workers(options.engine, options.workers, options.address)
+    manifest = build_index(request, options.out, workers=workers)
     _print_metrics(manifest)
     print(f"{options.out} is ready: python app.py --index {options.out}")
     if hint := advice(manifest):

@@ -17,14 +17,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from embedding.encoder import (
-    Dinov2Encoder,
     ModelError,
     ModelRef,
     Pooling,
     choose_batch_size,
-    choose_device,
     fetch_model,
 )
+from embedding.engines import Engine, Workers, open_engine
 from embedding.image import (
     PHOTO_SIDE,
     Preparation,
@@ -35,6 +34,7 @@ from embedding.image import (
     shrink,
 )
 from embedding.models import Precision
+from embedding.parts import Count, EmbeddedPart, Part, Recipe
 from index.calibration import CALIBRATED_KS, calibrate, familiarity
 from index.card import write_card
 from index.layouts import Layout, lay_out
@@ -135,35 +135,37 @@ class Judged:
     predicted_share: NDArray[np.float32] | None = None
 
 
-def build_index(request: BuildRequest, out: Path, say: Callable[[str], None] = print) -> Manifest:
+def build_index(
+    request: BuildRequest, out: Path, say: Callable[[str], None] = print, workers: Workers | None = None
+) -> Manifest:
     """Builds the index and moves it to `out` in one rename; `say` gets what a person should know.
 
-    Raises SourceError, ModelError, and OSError where `out` cannot be written.
+    The `workers` embed, by default this process. Raises SourceError, ModelError, EngineError, and OSError
+    where `out` cannot be written.
     """
     out = out.resolve()
     with work_folder(out) as work:
-        manifest, skipped = _build(request, work, say)
+        manifest, skipped = _build(request, workers or Workers(), work, say)
         swap(work, out)
     _name_skipped(skipped, say)
     return manifest
 
 
-def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tuple[Manifest, tuple[str, ...]]:
+def _build(
+    request: BuildRequest, workers: Workers, work: Path, say: Callable[[str], None]
+) -> tuple[Manifest, tuple[str, ...]]:
     """Builds `work`/index; returns its manifest and the names of the images that could not be read."""
     reference, folder = fetch_model(request.model, request.revision)
     reference = replace(reference, pooling=request.pooling)
-    device = choose_device(request.device)
-    request = replace(request, device=device, batch_size=request.batch_size or choose_batch_size(device))
-    wanted = {"request": asdict(request), "model": asdict(reference), "part": PART}
-    keep_or_clear(work, json.dumps(wanted, sort_keys=True), say)
-    images = _read(request, work, say)
-
-    def load() -> Dinov2Encoder:
-        encoder = Dinov2Encoder(folder, device, request.pooling, precision=request.precision)
-        _keep_precision(work, encoder.precision)
-        return encoder
-
-    vectors = embed_parts(work / "embeddings", images.data, request.batch_size, load, say)
+    with open_engine(workers, request.device) as engine:
+        batch_size = request.batch_size or choose_batch_size(engine.device)
+        request = replace(request, device=engine.device, batch_size=batch_size)
+        wanted = {"request": asdict(request), "model": asdict(reference), "part": PART}
+        keep_or_clear(work, json.dumps(wanted, sort_keys=True), say)
+        images = _read(request, work, say)
+        recipe = Recipe(folder, request.pooling, request.precision, batch_size)
+        embed = partial(_embed, engine, recipe, work)
+        vectors = embed_parts(work / "embeddings", images.data, batch_size, embed, say)
     embeddings = as_stored(vectors, request.embedding_dtype)
     embedded = Embedded(images, reference, embeddings, _search(request, images, embeddings))
     versions = {name: version(name) for name in VERSIONED} | _precision(work)
@@ -177,15 +179,25 @@ def _build(request: BuildRequest, work: Path, say: Callable[[str], None]) -> tup
     return index.manifest, images.skipped
 
 
+def _embed(
+    engine: Engine, recipe: Recipe, work: Path, parts: Sequence[Part], count: Count
+) -> Iterator[EmbeddedPart]:
+    """The parts from the engine, all calculated in one precision. Raises ModelError at another one."""
+    for part in engine.embed(recipe, parts, count):
+        _keep_precision(work, part.precision)
+        yield part
+
+
 def _keep_precision(work: Path, precision: Precision) -> None:
     """Writes down what the model calculates in. Raises ModelError where finished parts are of another."""
     file = work / "precision"
-    if file.is_file() and file.read_text(encoding="utf-8") != precision:
+    if not file.is_file():
+        write_whole(file, lambda stream: stream.write(precision.encode()))
+    elif (kept := file.read_text(encoding="utf-8")) != precision:
         raise ModelError(
-            f"An interrupted build calculated in {file.read_text(encoding='utf-8')}, this machine in "
-            f"{precision}: go on where it began, or name another --precision to start anew."
+            f"An interrupted build calculated in {kept}, this machine in {precision}: "
+            "go on where it began, or name another --precision to start anew."
         )
-    write_whole(file, lambda stream: stream.write(precision.encode()))
 
 
 def _precision(work: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from embedding.encoder import Dinov2Encoder, Encoder, ModelError, choose_device, fetch_model
+from embedding.parts import embed_here
 from index.build import pixel_rows, prepared_items
 from index.calibration import CALIBRATED_KS, calibrate, familiarity
 from index.card import write_card
@@ -86,7 +87,8 @@ def evaluate_index(folder: Path, request: EvaluationRequest, say: Callable[[str]
         wanted = {"evaluate": asdict(request), "index": index.manifest.files, "part": PART}
         keep_or_clear(work, json.dumps(wanted, sort_keys=True), say)
         load = partial(_agreeing, index, model, request.device)
-        embeddings = embed_parts(work / "held_out", held_out.images, request.batch_size, load, say)
+        embed = partial(embed_here, load, request.batch_size)
+        embeddings = embed_parts(work / "held_out", held_out.images, request.batch_size, embed, say)
         untrained = _untrained(index, held_out, model, request, work, say)
         say("Measuring")
         manifest, items = _judged(index, held_out, embeddings, untrained)
@@ -200,7 +202,8 @@ def _untrained(
         queries = np.sort(rng.choice(queries, UNTRAINED_QUERIES, replace=False))
     images = [index.images[item] for item in items] + [held_out.images[query] for query in queries]
     load = partial(Dinov2Encoder, model, request.device, manifest.model.pooling, manifest.seed)
-    vectors = embed_parts(work / "untrained", images, request.batch_size, load, say, "Embedding untrained")
+    embed, title = partial(embed_here, load, request.batch_size), "Embedding untrained"
+    vectors = embed_parts(work / "untrained", images, request.batch_size, embed, say, title)
     return Vectors("the network, untrained", items, queries, vectors[: len(items)], vectors[len(items) :])
 
 

@@ -5,18 +5,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from embedding.encoder import Encoder, encode_batches
+from embedding.parts import Embed, Part
 from index.source import SourceError
 
 PART = 512  # images between two points where an interrupted command can go on
@@ -85,42 +82,29 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def embed_parts(
-    parts: Path,
+    folder: Path,
     data: list[bytes],
     batch_size: int,
-    load: Callable[[], Encoder],
+    embed: Embed,
     say: Callable[[str], None],
     title: str = "Embedding",
 ) -> NDArray[np.float32]:
-    """The embeddings (n, d) of image files, part by part in the folder `parts`; finished ones are kept.
+    """The embeddings (n, d) of image files, part by part in `folder` as they come; finished ones are kept.
 
-    `load` gives the encoder, and is called only if something is left to do.
+    `embed` is called only if something is left to do.
     """
-    parts.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     step = -(-PART // batch_size) * batch_size  # whole batches, so that going on gives the same bytes
-    starts = range(0, len(data), step)
-    files = [parts / f"{start:09d}.npy" for start in starts]
-    left = [pair for pair in zip(starts, files, strict=True) if not pair[1].is_file()]
-    done = len(data) - sum(min(step, len(data) - start) for start, _ in left)
+    files = {start: folder / f"{start:09d}.npy" for start in range(0, len(data), step)}
+    left = [Part(start, data[start : start + step]) for start, file in files.items() if not file.is_file()]
+    done = len(data) - sum(len(part.files) for part in left)
     if done:
         say(f"Going on: {done} of {len(data)} images were embedded before.")
     if left:
-        encoder = load()
-        spans = [range(start, min(start + step, len(data))) for start, _ in left]
-        # one stream of batches over all parts: none begins with a wait for its first images
-        images = (Image.open(BytesIO(data[item])) for span in spans for item in span)
         with tqdm(desc=title, total=len(data), initial=done, unit="image") as progress:
-            batches = _counted(encode_batches(encoder, images, batch_size), progress)
-            for span, (_, file) in zip(spans, left, strict=True):
-                part = np.concatenate(list(islice(batches, -(-len(span) // batch_size))))
-                write_whole(file, partial(np.save, arr=part, allow_pickle=False))
-    return np.concatenate([np.load(file, allow_pickle=False) for file in files])
-
-
-def _counted(batches: Iterator[NDArray[np.float32]], progress: tqdm) -> Iterator[NDArray[np.float32]]:
-    for batch in batches:
-        progress.update(len(batch))
-        yield batch
+            for part in embed(left, progress.update):
+                write_whole(files[part.start], partial(np.save, arr=part.rows, allow_pickle=False))
+    return np.concatenate([np.load(file, allow_pickle=False) for file in files.values()])
 
 
 def _refuse_foreign(out: Path, work: Path) -> None:

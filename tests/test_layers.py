@@ -14,7 +14,9 @@ LAYERS = [
     {"embedding.vit"},
     {"embedding.forward"},
     {"embedding.image", "embedding.encoder"},
-    {"embedding.batcher", "embedding.zero_gpu"},
+    {"embedding.batcher", "embedding.parts", "embedding.zero_gpu"},
+    {"embedding.cluster", "embedding.workers"},
+    {"embedding.engines"},
     {"index.manifest"},
     {"index.store"},
     {"index.figures", "index.pixels", "index.search", "index.projection", "index.source", "index.hub"},
@@ -60,7 +62,7 @@ APP_SEES = {
     "index.standby",
     "index.store",
 }
-SLOW = {"torch", "transformers", "datasets", "umap", "sklearn", "numba", "scipy"}
+SLOW = {"torch", "transformers", "datasets", "umap", "sklearn", "numba", "scipy", "ray"}
 
 
 def imports_of(module: str) -> set[str]:
