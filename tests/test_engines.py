@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -177,12 +178,15 @@ def test_cluster_gives_the_bytes_of_one_process(
 def test_killed_actor_is_started_again(cluster: Cluster, parts: list[Part], due: NDArray[np.float32]) -> None:
     killed: list[int] = []
 
-    def kill_once(images: int) -> None:
-        if not killed:
-            killed.append(actors()[0])
-            os.kill(killed[0], signal.SIGKILL)
+    def kill_one() -> None:
+        until(actors)
+        killed.append(actors()[0])
+        os.kill(killed[0], signal.SIGKILL)
 
-    assert rows_of(partial(cluster.embed, RECIPE), parts, kill_once).tobytes() == due.tobytes()
+    killer = Thread(target=kill_one)
+    killer.start()
+    assert rows_of(partial(cluster.embed, RECIPE), parts).tobytes() == due.tobytes()
+    killer.join()
     assert killed
 
 
@@ -227,7 +231,7 @@ def parts_in(work: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (work / "embeddings").glob("*.npy")}
 
 
-def until(reached: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def until(reached: Callable[[], object], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end
