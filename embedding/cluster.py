@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.fetch import MODEL_FILES
+from embedding.fetch import MODEL_FILES, ModelError
 from embedding.parts import FAILURES, Count, EmbeddedPart, EngineError, Part, Recipe, embed_stream, failure
 
 if TYPE_CHECKING:  # slow and optional import
@@ -198,11 +198,12 @@ def _loaded(recipe: Recipe, files: "ObjectRef", device: str) -> object:
     import ray
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / recipe.folder.name  # errors name it
-        folder.mkdir()
         for name, data in ray.get(files).items():
-            data.tofile(folder / name)
-        return replace(recipe, folder=folder).load(device)
+            data.tofile(Path(scratch) / name)
+        try:
+            return replace(recipe, folder=Path(scratch)).load(device)
+        except ModelError as error:  # in the words of whoever gave the model
+            raise ModelError(str(error).replace(scratch, str(recipe.folder))) from None
 
 
 def _model_files(folder: Path) -> dict[str, NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from index.store import Index
 from tests.conftest import MODEL, ROOT
 
 BATCH = 16
-PATIENCE = 120  # seconds that a process may take to end, on a machine that others keep busy
+PATIENCE = 300  # seconds that a process may take to end, on a machine that others keep busy
 QUIET = {**os.environ, "TQDM_DISABLE": "1"}
 RECIPE = Recipe(MODEL, "cls", "auto", BATCH)
 
@@ -177,12 +178,15 @@ def test_cluster_gives_the_bytes_of_one_process(
 def test_killed_actor_is_started_again(cluster: Cluster, parts: list[Part], due: NDArray[np.float32]) -> None:
     killed: list[int] = []
 
-    def kill_once(images: int) -> None:
-        if not killed:
-            killed.append(actors()[0])
-            os.kill(killed[0], signal.SIGKILL)
+    def kill_one() -> None:
+        until(actors)
+        killed.append(actors()[0])
+        os.kill(killed[0], signal.SIGKILL)
 
-    assert rows_of(partial(cluster.embed, RECIPE), parts, kill_once).tobytes() == due.tobytes()
+    killer = Thread(target=kill_one)
+    killer.start()
+    assert rows_of(partial(cluster.embed, RECIPE), parts).tobytes() == due.tobytes()
+    killer.join()
     assert killed
 
 
@@ -227,7 +231,7 @@ def parts_in(work: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (work / "embeddings").glob("*.npy")}
 
 
-def until(reached: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def until(reached: Callable[[], object], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end
@@ -259,11 +263,21 @@ def plain(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     return bytes_of(out)
 
 
+@pytest.fixture
+def begun() -> Iterator[list[subprocess.Popen]]:
+    """Commands that a test began; what still runs at its end does not outlive it."""
+    processes: list[subprocess.Popen] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_build_cut_off_goes_on_to_the_bytes_of_a_plain_one(
-    source: Path, plain: dict[str, bytes], tmp_path: Path, engine: str, sent: signal.Signals
+    source: Path, plain: dict[str, bytes], tmp_path: Path, begun: list, engine: str, sent: signal.Signals
 ) -> None:
     if engine == "ray":
         pytest.importorskip("ray")
@@ -284,6 +298,7 @@ def test_build_cut_off_goes_on_to_the_bytes_of_a_plain_one(
     first = subprocess.Popen(
         command(*build), cwd=ROOT, env=QUIET, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    begun.append(first)
     until(lambda: first.poll() is not None or parts_in(work))
     (os.killpg if sent == signal.SIGINT else os.kill)(
         first.pid, sent
@@ -296,6 +311,7 @@ def test_build_cut_off_goes_on_to_the_bytes_of_a_plain_one(
     assert 1 <= len(finished) < 4
 
     second = subprocess.Popen(command(*build), cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, text=True)
+    begun.append(second)
     until(lambda: second.poll() is not None or len(parts_in(work)) > len(finished))
     kept = parts_in(work)
     assert "Going on: " in second.communicate(timeout=PATIENCE)[0]
