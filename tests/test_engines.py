@@ -25,7 +25,7 @@ from index.store import Index
 from tests.conftest import MODEL, ROOT
 
 BATCH = 16
-PATIENCE = 300  # seconds that a process may take to end, on a machine that others keep busy
+PATIENCE = 120  # seconds that a process may take to end, on a machine that others keep busy
 QUIET = {**os.environ, "TQDM_DISABLE": "1"}
 RECIPE = Recipe(MODEL, "cls", "auto", BATCH)
 
@@ -207,7 +207,7 @@ def actors() -> list[int]:
 
 def processes(parent: str = "ppid") -> list[tuple[int, int, str]]:
     """The number, the parent's (or session's, for "sid") and the command line of everything that runs."""
-    listed = ["ps", "-e", "-o", f"pid=,{parent}=,stat=,args="]
+    listed = ["ps", "-e", "-ww", "-o", f"pid=,{parent}=,stat=,args="]
     table = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=3) for line in table.splitlines()]
     return [(int(pid), int(parent), args) for pid, parent, state, args in rows if not state.startswith("Z")]
