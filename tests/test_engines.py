@@ -274,8 +274,7 @@ def begun() -> Iterator[list[subprocess.Popen]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(("engine", "sent"), [("local", signal.SIGINT), ("ray", signal.SIGKILL)])
 def test_build_cut_off_goes_on_to_the_bytes_of_a_plain_one(
     source: Path, plain: dict[str, bytes], tmp_path: Path, begun: list, engine: str, sent: signal.Signals
 ) -> None:
