@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1000  # vectors in one request
 PATIENCE = 5  # seconds that a request may take
-MORE = 8  # neighbors that are asked for beside k: the last places are decided by the real vectors
+MORE = 8  # asked for beside k: one may be the query itself, and the real vectors decide the last places
 LOOKED_AT = 128  # hnsw_ef: candidates that the search keeps
 JUDGED = 100  # items that recall is measured on
 
@@ -42,18 +42,18 @@ class QdrantSearch:
         from qdrant_client import models  # optional, and a slow import
 
         check_dimension(self._index, embedding)
-        others = None
-        if exclude is not None:
-            others = models.Filter(must_not=[models.HasIdCondition(has_id=[exclude])])
         found = self._ask(
             "query_points",
             query=embedding.tolist(),
-            query_filter=others,
             limit=k + MORE,
             search_params=models.SearchParams(hnsw_ef=max(LOOKED_AT, 2 * k)),
             with_payload=False,
         )
-        return best_of(self._index, self._known([point.id for point in found.points]), embedding, k)
+        items = self._known([point.id for point in found.points])
+        items = items[items != (-1 if exclude is None else exclude)]
+        if len(items) < min(k, self._index.manifest.count - (exclude is not None)):
+            raise SearchError(f"Qdrant's collection {self.collection} has lost vectors: delete it there.")
+        return best_of(self._index, items, embedding, k)
 
     def _known(self, ids: list[object]) -> NDArray[np.int64]:
         """Item numbers out of an answer. Raises SearchError where there are others."""

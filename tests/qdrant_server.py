@@ -68,9 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
             client.upsert(name, models.Batch(**body["batch"]))
             return {"operation_id": 0, "status": "completed"}
         if call == ("POST", "/points/query"):
-            others = body.get("filter") and models.Filter(**body["filter"])
             query, limit = body["query"]["nearest"], body["limit"]
-            found = client.query_points(name, query, query_filter=others, limit=limit)
+            found = client.query_points(name, query, limit=limit)
             return {"points": [{"id": p.id, "version": 0, "score": p.score} for p in found.points]}
         raise NotImplementedError(call)
 

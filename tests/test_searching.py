@@ -259,6 +259,14 @@ def test_foreign_points_are_an_error_and_not_an_answer(sample: Index) -> None:
         found.search(sample.embeddings[49], 10)
 
 
+def test_collection_that_lost_vectors_is_an_error_and_not_a_shorter_answer(sample: Index) -> None:
+    few = first_items(sample, 30)
+    found = memory(few)
+    found._client.delete(found.collection, list(range(5, 30)))
+    with pytest.raises(SearchError, match="has lost vectors: delete it there"):
+        found.search(few.embeddings[0], 10)
+
+
 def test_url_without_a_qdrant_is_said_in_a_sentence(sample: Index) -> None:
     with pytest.raises(SearchError, match=r"^Qdrant does not answer: .*refused") as caught:
         open_qdrant(sample, "http://127.0.0.1:9")
