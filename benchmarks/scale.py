@@ -2,12 +2,13 @@
 
 python -m benchmarks.scale INDEX [--items 5000 60000 1000000] [--queries 200] [--engines exact faiss ...]
 
-INDEX is a folder that `python -m index build` made, the larger the better. Its own vectors are taken as far
-as they go; more are made between them: a random point between an item and one of its neighbors, with a tenth
-of their distance as noise. Queries are made likewise, and are not indexed. Every engine runs in a process of
-its own, which holds the index as the app does: opened, asked, and its memory read (Linux only). The yardsticks
-are scikit-learn's brute force, in the first row, and the exact search. Without --qdrant the client's local mode
-stands in, a plain loop over all vectors: it shows that the adapter works, nothing of a server's speed.
+INDEX is a folder that `python -m index build` made, the larger the better. Its own vectors are taken as
+far as they go; more are made between them: a random point between an item and one of its neighbors, with
+a tenth of their distance as noise. Queries are made likewise, and are not indexed. Every engine runs in a
+process of its own, which holds the index as the app does: opened, asked, and its memory read (Linux
+only). The yardsticks are scikit-learn's brute force, in the first row, and the exact search. Without
+--qdrant the client's local mode stands in, a plain loop over all vectors: it shows that the adapter
+works, nothing of a server's speed.
 """
 
 import argparse
