@@ -191,7 +191,7 @@ def lasso(page: Page, tool: str, corners: list[tuple[float, float]]) -> None:
 def test_lasso_selects_what_is_inside(page: Page, sample: Index, tmp_path: Path) -> None:
     item = lonely_item(sample)
     x, y = point_at(page, item, sample)
-    lasso(page, "Select with a lasso", [(x - 6, y - 6), (x + 6, y - 6), (x + 6, y + 6), (x - 6, y + 6)])
+    lasso(page, "Select with a lasso", [(x - 2, y - 2), (x + 2, y - 2), (x + 2, y + 2), (x - 2, y + 2)])
     counted(page, "1 of 5,000 points")
     page.get_by_role("button", name="Select with a lasso").click()  # off again
     with page.expect_download() as download:

@@ -125,7 +125,8 @@ def test_bad_link_is_ignored_with_a_word(browser: Browser, address: str, link: s
 
 def test_copied_link_leads_to_what_is_on_screen(browser: Browser, address: str) -> None:
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = opened(context.new_page(), f"{address}?__theme=dark&label=3")
+    page = opened(context.new_page(), f"{address}?__theme=dark&item=42")
+    expect(page.locator(".results-query")).to_contain_text("item 42", timeout=PATIENCE)
     item = items(page)[2]
     page.locator(".tile").nth(2).click()
     expect(page.locator(".results-query")).to_contain_text(f"item {item}", timeout=PATIENCE)
