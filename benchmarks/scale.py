@@ -130,6 +130,7 @@ def measure_growth(source: Path, folder: Path, count: int) -> dict[str, float]:
     size = sum(file.stat().st_size for file in (folder / "index").rglob("*.parquet")) / 1e6
     opened = in_a_process(_load, folder / "index")
     chunks = min(4, -(-count // CHUNK))
+    next(neighbors_of_items(index.embeddings, np.arange(1), K))  # imports torch
     with timed() as searching:
         for _ in neighbors_of_items(index.embeddings, np.arange(chunks * CHUNK) % count, K):
             pass
