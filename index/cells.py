@@ -55,7 +55,7 @@ def find_cells(embeddings: NDArray[np.float32], seed: int) -> Cells:
     )
     means.train(embeddings)
     steps = tqdm(range(0, n, AT_ONCE), "Assigning", unit=f" x {AT_ONCE} items")
-    nearest = [means.index.search(embeddings[start : start + (AT_ONCE)], 1)[1][:, 0] for start in steps]
+    nearest = [means.index.search(embeddings[start : start + AT_ONCE], 1)[1][:, 0] for start in steps]
     return Cells(means.centroids, np.concatenate(nearest).astype(np.int32))
 
 
