@@ -14,7 +14,7 @@ from index.store import Index
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-AT_ONCE = 1000  # vectors in one request
+AT_ONCE = 768_000  # numbers in one request: some 15 MB of JSON, where a server takes 32 by default
 PATIENCE = 5  # seconds that a request may take
 MORE = 8  # asked for beside k: one may be the query itself, and the real vectors decide the last places
 LOOKED_AT = 128  # hnsw_ef: candidates that the search keeps
@@ -73,9 +73,9 @@ class QdrantSearch:
         there = self._ask("count", exact=True).count
         if there == count:
             return
-        starts = range(there // AT_ONCE * AT_ONCE, count, AT_ONCE)
-        for start in tqdm(starts, "Sending to Qdrant", unit=f" x {AT_ONCE} vectors"):
-            rows = self._index.embeddings[start : start + AT_ONCE]
+        step = max(1, AT_ONCE // dimension)
+        for start in tqdm(range(there // step * step, count, step), "Sending", unit=f" x {step} vectors"):
+            rows = self._index.embeddings[start : start + step]
             batch = models.Batch(ids=list(range(start, start + len(rows))), vectors=rows.tolist())
             self._ask("upsert", points=batch, wait=True)
 

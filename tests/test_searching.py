@@ -15,7 +15,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from app import main as run_app
-from index import searching
+from index import qdrant, searching
 from index.__main__ import main
 from index.approximate import CELLS, FaissSearch, fill, open_faiss, read_cells
 from index.cells import find_cells
@@ -226,7 +226,8 @@ def test_collection_is_filled_once(sample: Index) -> None:
     assert again.search(few.embeddings[3], 5) == first.search(few.embeddings[3], 5)
 
 
-def test_interrupted_upload_goes_on(sample: Index, local: QdrantClient) -> None:
+def test_interrupted_upload_goes_on(sample: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdrant, "AT_ONCE", 192 * 1000)
     few, client = first_items(sample, 3500), QdrantClient(":memory:")
     sent, upsert = [], client.upsert
 
