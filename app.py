@@ -561,8 +561,9 @@ def head_html(opened: Opened) -> str:
         f"{manifest.count:,} items",
         f"model {escape(manifest.model.name)}",
     ]
-    if recall := opened.searching.status.recall_at_10:
-        parts.append(f"approximate search: {100 * recall:.1f} % of the 10 nearest are found")
+    if opened.searching.asked == "faiss" and manifest.approximate:
+        found = 100 * manifest.approximate.recall_at_10
+        parts.append(f"approximate search, which finds {found:.1f} % of the 10 nearest")
     if opened.is_sample:
         parts.append("the bundled sample; <code>make fashion</code> builds Fashion-MNIST")
     return f"<h1>Image similarity</h1><p>{' · '.join(parts)}</p>"

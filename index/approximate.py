@@ -97,8 +97,10 @@ def read_cells(folder: Path, manifest: Manifest) -> Cells:
         table = pq.read_table(folder / CELLS, schema=center_and_items(manifest.dimension))
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{CELLS} cannot be read: {str(error).splitlines()[0]}") from None
-    centers = table["center"].combine_chunks().flatten().to_numpy().reshape(-1, manifest.dimension)
-    column = table["items"].combine_chunks()
+    center, column = (table[name].combine_chunks() for name in ("center", "items"))
+    if any(part.null_count for part in (center, center.flatten(), column, column.flatten())):
+        raise FormatError(f"{CELLS} has gaps")
+    centers = center.flatten().to_numpy().reshape(-1, manifest.dimension)
     items, sizes = column.flatten().to_numpy(), column.value_lengths().to_numpy()
     if not np.array_equal(np.sort(items), np.arange(manifest.count)):
         raise FormatError(f"{CELLS} does not hold each of the {manifest.count:,} items once")

@@ -211,6 +211,10 @@ class Approximate:
     recall_at_10: float
     queries: int
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.probes <= self.cells and 0 <= self.recall_at_10 <= 1 and self.queries >= 1):
+            raise ValueError("no search looks through so many cells or finds so much")
+
 
 @dataclass(frozen=True)
 class Manifest:

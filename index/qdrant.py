@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
 AT_ONCE = 768_000  # numbers in one request: some 15 MB of JSON, where a server takes 32 by default
+INDEXED_WITHIN = 1800  # seconds that a server may take to sort the vectors in
 PATIENCE = 5  # seconds that a request may take
 MORE = 8  # asked for beside k: one may be the query itself, and the real vectors decide the last places
 LOOKED_AT = 128  # hnsw_ef: candidates that the search keeps
@@ -33,6 +35,7 @@ class QdrantSearch:
         self._client, self._index = client, index
         self.collection = collection_name(index)
         self._fill()
+        self._wait_until_indexed()
         self.recall_at_10 = recall_of(self, index, trial_of(index, JUDGED, 10))
 
     def search(
@@ -63,21 +66,45 @@ class QdrantSearch:
         return np.array(ids, np.int64)
 
     def _fill(self) -> None:
-        """Sends the vectors that are not there yet: all, or those after the last of an interrupted start."""
+        """Sends the vectors that are not there yet. Raises SearchError where they do not stay."""
         from qdrant_client import models  # optional, and a slow import
 
         count, dimension = self._index.embeddings.shape
         if not self._ask("collection_exists"):
             vectors = models.VectorParams(size=dimension, distance=models.Distance.DOT)
             self._ask("create_collection", vectors_config=vectors)
-        there = self._ask("count", exact=True).count
-        if there == count:
-            return
         step = max(1, AT_ONCE // dimension)
-        for start in tqdm(range(there // step * step, count, step), "Sending", unit=f" x {step} vectors"):
-            rows = self._index.embeddings[start : start + step]
-            batch = models.Batch(ids=list(range(start, start + len(rows))), vectors=rows.tolist())
+        for start in (
+            self._there() // step * step,
+            0,
+        ):  # after an interrupted start; where others are missing
+            if self._there() == count:
+                return
+            self._send(start, step)
+        if self._there() != count:
+            raise SearchError(
+                f"Qdrant's collection {self.collection} holds {self._there():,} vectors, "
+                f"expected {count:,}: delete it there."
+            )
+
+    def _send(self, start: int, step: int) -> None:
+        """Sends all vectors from `start` on, `step` in a request."""
+        from qdrant_client import models
+
+        count = self._index.manifest.count
+        for first in tqdm(range(start, count, step), "Sending", unit=f" x {step} vectors"):
+            rows = self._index.embeddings[first : first + step]
+            batch = models.Batch(ids=list(range(first, first + len(rows))), vectors=rows.tolist())
             self._ask("upsert", points=batch, wait=True)
+
+    def _there(self) -> int:
+        return self._ask("count", exact=True).count
+
+    def _wait_until_indexed(self) -> None:
+        """Waits while the server sorts vectors in: until then it looks at all, and recall says nothing."""
+        end = monotonic() + INDEXED_WITHIN
+        while self._ask("get_collection").status == "yellow" and monotonic() < end:
+            sleep(1)
 
     def _ask(self, what: str, **arguments: object) -> object:
         """One call about the collection. Raises SearchError."""
@@ -100,7 +127,10 @@ def open_qdrant(index: Index, url: str) -> QdrantSearch:
             "Search in Qdrant needs its client, which is not installed: pip install qdrant-client."
         ) from None
     key = os.environ.get("QDRANT_API_KEY") or None
-    client = QdrantClient(url=url, api_key=key, timeout=PATIENCE, check_compatibility=False)
+    try:
+        client = QdrantClient(url=url, api_key=key, timeout=PATIENCE, check_compatibility=False)
+    except (ValueError, OSError) as error:
+        raise SearchError(f"This is no address of a Qdrant: {str(error).splitlines()[0]}") from None
     return QdrantSearch(client, index)
 
 

@@ -4,9 +4,9 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event, Thread
-from time import monotonic
+from threading import Event, Lock, Thread
 from typing import Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from index.search import ExactSearch, Neighbor, Searcher, SearchError
 from index.store import Index
 
 WEB = ("http://", "https://")
-REST = 30.0  # seconds for which an engine that failed is not asked again
+REST = 30.0  # seconds for which an engine that failed is left alone
 
 Engine = Literal["exact", "faiss", "qdrant"]
 
@@ -50,10 +50,11 @@ class Searching:
         self._exact = ExactSearch(index)
         self._fast: Searcher | None = None
         self._recall: float | None = None
-        self._problem: str | None = None
-        self._resting_until = 0.0
+        self._problem: str | None = None if self.asked == "exact" else "It is still being opened."
+        self._lock = Lock()
+        self._lost = Event()
         self._stopped = Event()
-        self._thread = Thread(target=self._open_until_it_comes, name="search", daemon=True)
+        self._thread = Thread(target=self._keep_open, name="search", daemon=True)
 
     def start(self) -> None:
         """Opens the engine in the background, again and again if it may come yet."""
@@ -63,66 +64,95 @@ class Searching:
             print(hint, file=sys.stderr)
 
     def stop(self) -> None:
-        """Gives up an engine that has not come yet."""
+        """Gives up the engine, also one that has not come yet."""
         self._stopped.set()
+        self._lost.set()
 
     def search(
         self, embedding: NDArray[np.float32], k: int, exclude: int | None = None
     ) -> tuple[Neighbor, ...]:
         """As index.search.Searcher has it, but for SearchError."""
         fast = self._fast
-        if fast is not None and monotonic() >= self._resting_until:
+        if fast is not None:
             try:
-                found = fast.search(embedding, k, exclude)
-                self._note(None)
-                return found
+                return fast.search(embedding, k, exclude)
             except SearchError as error:
-                self._resting_until = monotonic() + REST
-                self._note(str(error))
+                self._lose(fast, error)
         return self._exact.search(embedding, k, exclude)
 
     @property
     def status(self) -> SearchStatus:
         """What answers now."""
-        if self.asked == "exact":
-            return SearchStatus("exact", "exact", None, None)
-        if self._fast is None or self._problem:
-            return SearchStatus(self.asked, "exact", None, self._problem or "It is still being opened.")
-        return SearchStatus(self.asked, self.asked, self._recall, None)
+        with self._lock:
+            if self._fast is None:
+                return SearchStatus(self.asked, "exact", None, self._problem)
+            return SearchStatus(self.asked, self.asked, self._recall, None)
 
-    def _open_until_it_comes(self) -> None:
+    def _keep_open(self) -> None:
+        try:
+            while self._came():
+                self._lost.wait()
+                self._lost.clear()
+                if self._stopped.wait(REST):
+                    return
+        except Exception:
+            self._note("It could not be opened.")
+            raise
+
+    def _came(self) -> bool:
+        """Waits for the engine; False if it will not come, or is no longer wanted."""
         for pause in pauses():
             try:
                 self._open()
-                return
+                return True
             except (SearchError, FormatError) as error:
                 self._note(str(error))
                 if not getattr(error, "temporary", False) or self._stopped.wait(pause):
-                    return
+                    return False
+        return False
 
     def _open(self) -> None:
         """Takes the engine into use. Raises SearchError or FormatError."""
         if self.asked == "faiss":
-            self._fast = open_faiss(self._index, self._folder)
+            fast: Searcher = open_faiss(self._index, self._folder)
             stored = self._index.manifest.approximate
-            self._recall = stored and stored.recall_at_10
+            recall = stored and stored.recall_at_10
         else:
-            opened = open_qdrant(self._index, self._setting)
-            self._fast, self._recall = opened, opened.recall_at_10
-        self._note(None)
+            fast = open_qdrant(self._index, self._setting)
+            recall = fast.recall_at_10
+        with self._lock:
+            self._fast, self._recall, self._problem = fast, recall, None
 
-    def _note(self, problem: str | None) -> None:
+    def _lose(self, fast: Searcher, error: SearchError) -> None:
+        """Leaves an engine that failed alone for a while, then opens it anew."""
+        with self._lock:
+            if self._fast is not fast:
+                return  # another query has seen it fail, too
+            self._fast = None
+        self._note(str(error))
+        self._lost.set()
+
+    def _note(self, problem: str) -> None:
         """Keeps what visitors may know of a problem, and logs it once."""
-        if problem and problem != self._problem:
+        if without_folders(problem) != self._problem:
             print(f"Exact search answers instead of {self.asked}. {problem}", file=sys.stderr)
-        self._problem = problem and without_folders(problem)
+        with self._lock:
+            self._problem = without_folders(problem)
 
 
 def check_engine(setting: str) -> str:
     """The setting, if it is auto, exact, faiss, or a URL. Raises ValueError at anything else."""
-    if setting in ("auto", "exact", "faiss") or setting.startswith(WEB):
+    if setting in ("auto", "exact", "faiss") or (setting.startswith(WEB) and _is_address(setting)):
         return setting
     raise ValueError(f"the search is {setting!r}, but it must be auto, exact, faiss or the URL of a Qdrant")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        return False
 
 
 def chosen(index: Index, setting: str) -> Engine:

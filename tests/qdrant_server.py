@@ -60,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         client = self.server.client
         if call == ("GET", "/exists"):
             return {"exists": client.collection_exists(name)}
+        if call == ("GET", ""):
+            return client.get_collection(name).model_dump(mode="json")
         if call == ("PUT", ""):
             return client.create_collection(name, models.VectorParams(**body["vectors"]))
         if call == ("POST", "/points/count"):

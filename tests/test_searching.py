@@ -1,5 +1,6 @@
 """Every engine answers as the exact search does, or says how nearly, and none of them can stop the app."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -187,9 +188,10 @@ def test_index_with_cells_opens_as_a_download_does(cells_folder: Path) -> None:
             lambda center, items: (center, [items[1], *items[1:]]),
             "does not hold each of the 5,000 items once",
         ),
+        (lambda center, items: ([None, *center[1:]], items), "has gaps"),
         (lambda center, items: ([[float("nan")] * 192, *center[1:]], items), "not finite"),
     ],
-    ids=["missing", "twice", "nan"],
+    ids=["missing", "twice", "gap", "nan"],
 )
 def test_damaged_cells_are_named(cells_folder: Path, tmp_path: Path, damage: Callable, says: str) -> None:
     copy = Path(shutil.copytree(cells_folder, tmp_path / "index"))
@@ -260,6 +262,14 @@ def test_foreign_points_are_an_error_and_not_an_answer(sample: Index) -> None:
         found.search(sample.embeddings[49], 10)
 
 
+def test_vectors_that_were_lost_are_sent_again(sample: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdrant, "AT_ONCE", 192 * 10)
+    few, client = first_items(sample, 95), QdrantClient(":memory:")
+    client.delete(QdrantSearch(client, few).collection, [3, 4, 44])
+    assert QdrantSearch(client, few).recall_at_10 == 1
+    assert client.count(collection_name(few)).count == 95
+
+
 def test_collection_that_lost_vectors_is_an_error_and_not_a_shorter_answer(sample: Index) -> None:
     few = first_items(sample, 30)
     found = memory(few)
@@ -290,6 +300,7 @@ def test_search_goes_over_to_qdrant_and_outlives_it(
     sample: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(searching, "REST", 0.2)
+    monkeypatch.setattr(searching, "pauses", lambda: iter([0.1] * 500))
     few, client = first_items(sample, 1200), QdrantClient(":memory:")
     due = search(few, few.embeddings[5], 10, exclude=5)
     with serving(client) as server:
@@ -304,10 +315,11 @@ def test_search_goes_over_to_qdrant_and_outlives_it(
     assert engine.search(few.embeddings[5], 10, exclude=5) == due
     assert engine.status.answering == "exact"
     assert "Qdrant does not answer" in engine.status.problem
-    with serving(client, port):
-        until(lambda: engine.search(few.embeddings[5], 10) and engine.status.answering == "qdrant")
-    assert engine.status.problem is None
-    assert capsys.readouterr().err.count("Exact search answers instead of qdrant.") == 1
+    with serving(QdrantClient(":memory:"), port):  # it has come back without what it held
+        until(lambda: engine.status.answering == "qdrant")
+        assert engine.search(few.embeddings[5], 10, exclude=5) == due
+        assert engine.status.problem is None
+    assert capsys.readouterr().err.count("Exact search answers instead of qdrant. Qdrant does not") <= 2
 
 
 def test_qdrant_that_comes_late_is_taken(sample: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +358,21 @@ def test_approximate_search_is_offered_above_200_000_items(sample: Index) -> Non
     assert "python -m index approximate" in searching.advice(replace(sample.manifest, count=200_001))
 
 
-def test_unknown_search_is_refused_in_a_sentence(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("probes", [0, -1, 129])
+def test_manifest_that_cannot_be_searched_by_is_refused(
+    cells_folder: Path, tmp_path: Path, probes: int
+) -> None:
+    copy = Path(shutil.copytree(cells_folder, tmp_path / "index"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["approximate"]["probes"] = probes
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="wrong at approximate"):
+        load_index(copy)
+
+
+@pytest.mark.parametrize("setting", ["magic", "http://", "http://localhost:abc", "ftp://localhost:6333"])
+def test_unknown_search_is_refused_in_a_sentence(setting: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
-        run_app(["--search", "magic"])
+        run_app(["--search", setting])
     assert left.value.code == 2
     assert "must be auto, exact, faiss or the URL of a Qdrant" in capsys.readouterr().err
