@@ -24,10 +24,13 @@ from embedding.engines import Workers, open_engine
 from embedding.parts import Part, Recipe
 
 PART = 512
+LEAST = 16 * PART
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
+    if options.images < LEAST:
+        raise SystemExit(f"{options.images} images are too few to time: use {LEAST:,} or more.")
     files = noise_files(options.images)
     parts = [Part(start, files[start : start + PART]) for start in range(0, len(files), PART)]
     with tempfile.TemporaryDirectory() as folder:

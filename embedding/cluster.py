@@ -2,7 +2,7 @@
 
 What is mapped are batches as the encoder takes them: an image has the company that it has in a plain build.
 The model's files and this package travel with the job: a machine of the cluster needs the packages of
-requirements.txt, but no checkout, no Hub and no shared folder.
+requirements-ray.txt, but no checkout, no Hub and no shared folder.
 """
 
 import logging
@@ -52,13 +52,12 @@ class Cluster:
         try:
             batches = _embedded_batches(self._mapped(recipe, parts), count)
             yield from assembled(batches, parts, recipe.batch_size)
-        except RayTaskError:  # a bug in our own code there: its traceback is wanted
-            raise
+        except RayTaskError as error:
+            if isinstance(error.cause, ImportError):
+                raise EngineError(failure(error.cause)) from None
+            raise  # a bug in our own code there: its traceback is wanted
         except RayError as error:
-            raise EngineError(
-                f"Workers of the cluster died, {RESTARTS} restarts of one were of no use "
-                f"({_first_line(error)}): the same command goes on from here, with fewer --workers too."
-            ) from None
+            raise EngineError(_trouble(error)) from None
 
     def _mapped(self, recipe: Recipe, parts: Sequence[Part]) -> "Dataset":
         """The embedded batches, as rows of a dataset that is computed while it is read."""
@@ -97,7 +96,8 @@ def ray_cluster(address: str | None, workers: int | None, device: str) -> Iterat
     scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
     try:
         _join(address, scratch)
-        yield planned(ray.cluster_resources(), workers, device)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield planned(machines, workers, device)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -118,6 +118,7 @@ def _set_environment(address: str) -> None:
 def _join(address: str, scratch: Path) -> None:
     """Joins the cluster, or starts one that only this machine reaches. Raises EngineError."""
     import ray
+    from ray.exceptions import RayError
 
     job = {
         "log_to_driver": False,
@@ -131,7 +132,7 @@ def _join(address: str, scratch: Path) -> None:
             _knock(address)
         with _unheard():
             ray.init(address, **job)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, RayError) as error:
         raise EngineError(f"There is no Ray cluster to be had at {address}: {_first_line(error)}") from None
 
 
@@ -142,18 +143,31 @@ def _knock(address: str) -> None:
         socket.create_connection((where.hostname, where.port), PATIENCE).close()
 
 
-def planned(resources: dict[str, float], workers: int | None, device: str) -> Cluster:
-    """Who works where, given what the cluster has. Raises EngineError where that is not enough."""
-    cards, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+def planned(machines: Sequence[dict[str, float]], workers: int | None, device: str) -> Cluster:
+    """Who works where, given what each machine has ("CPU", "GPU"). Raises EngineError if it is too little."""
+    cards = int(sum(machine.get("GPU", 0) for machine in machines))
     if device == "auto":
         device = "cuda" if cards else "cpu"
     if device not in ("cpu", "cuda") or (device == "cuda" and not cards):
         raise EngineError(f"The Ray cluster has no device {device}: use auto or cpu.")
     if device == "cuda" and (workers or 1) > cards:
         raise EngineError(f"The Ray cluster has {cards} graphics cards: use no more --workers than that.")
-    workers = workers or (cards if device == "cuda" else max(1, cores // CORES_A_WORKER))
+    cores = sum(machine.get("CPU", 0) for machine in machines)
+    workers = workers or (cards if device == "cuda" else max(1, int(cores) // CORES_A_WORKER))
+    share = _share(machines, workers, device)
     # half of the cores stay free for what else Ray Data runs: with none left, each would wait for the other
-    return Cluster(device, workers, max(1, cores // workers), cores / workers / 2)
+    return Cluster(device, workers, max(1, int(share)), share / 2)
+
+
+def _share(machines: Sequence[dict[str, float]], workers: int, device: str) -> float:
+    """How many cores a worker may count on, wherever it is put. Raises EngineError where there are none."""
+    kind = "GPU" if device == "cuda" else "CPU"
+    fit = [machine for machine in machines if machine.get(kind, 0) >= 1 and machine.get("CPU", 0) > 0]
+    if not fit:
+        raise EngineError("The machines of the Ray cluster have no cores to work with.")
+    if device == "cuda":
+        return min(machine["CPU"] / min(machine["GPU"], workers) for machine in fit)
+    return min(sum(machine["CPU"] for machine in fit) / workers, min(machine["CPU"] for machine in fit))
 
 
 class _Worker:
@@ -186,6 +200,19 @@ class _Worker:
                 "failure": [""] * len(done),
             }
         )
+
+
+def _trouble(error: Exception) -> str:
+    """One sentence about what Ray did not get over."""
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+
+    said, again = _first_line(error), "the same command goes on from here"
+    if isinstance(error, (RayActorError, NodeDiedError, OutOfMemoryError)):
+        return (
+            f"Workers of the cluster died, {RESTARTS} restarts of one were of no use ({said}): {again}, "
+            "with fewer --workers too."
+        )
+    return f"The Ray cluster failed ({said}): mend that, and {again}."
 
 
 def _failed(failure: str) -> pa.Table:

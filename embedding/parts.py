@@ -51,7 +51,8 @@ class Recipe:
 
 Count = Callable[[int], object]  # told how many images more were embedded
 Embed = Callable[[Sequence[Part], Count], Iterator[EmbeddedPart]]  # the parts as they are done, in any order
-FAILURES = (ModelError, MemoryError, RuntimeError)  # torch says by a RuntimeError that memory is too small
+# torch says by a RuntimeError that memory is too small; a machine may lack a package, or room on its disk
+FAILURES = (ModelError, MemoryError, RuntimeError, ImportError, OSError)
 
 
 class EngineError(Exception):
@@ -91,6 +92,8 @@ def failure(error: Exception) -> str:
     if isinstance(error, ModelError):
         return str(error)
     said = str(error).strip().split("\n")[0]
+    if isinstance(error, ImportError):
+        return f"A worker lacks a package ({said}): install the requirements there, in the same versions."
     if isinstance(error, MemoryError) or "memory" in said.lower():
         return f"A worker has too little memory: use a smaller --batch-size or fewer --workers. ({said})"
     return f"A worker failed ({said}): mend that, and the same command goes on from here."

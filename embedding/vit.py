@@ -1,4 +1,4 @@
-"""A DINOv2 model's forward pass rearranged to be fast: the same function of the same weights.
+"""A DINOv2 model's forward pass rearranged to be fast: the same function, but for rounding.
 
 The queries, keys and values of a layer are one product, the layer scale is part of the weights, the
 normalisation of pixels is part of the patch embedding, positions are interpolated once, and the last layer is
@@ -105,7 +105,8 @@ class Layer(nn.Module):
         super().__init__()
         self.heads, self.eps = config.num_attention_heads, config.layer_norm_eps
         self.gated = config.use_swiglu_ffn
-        self.gelu = not self.gated and config.hidden_act == "gelu"
+        fused = hasattr(torch, "_addmm_activation")  # not a public function of torch's
+        self.gelu = fused and not self.gated and config.hidden_act == "gelu"
         self.activation = ACT2FN[config.hidden_act]
         for name, value in (_feed_forward(weights) | _attention(weights)).items():
             self.register_buffer(name, value.detach().to(dtype).contiguous())

@@ -122,19 +122,21 @@ def test_workers_want_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "workers", "device", "due"),
+    ("machines", "workers", "device", "due"),
     [
-        ({"CPU": 2.0}, 2, "auto", Cluster("cpu", 2, threads=1, reserved=0.5)),
-        ({"CPU": 64.0}, None, "auto", Cluster("cpu", 16, threads=4, reserved=2.0)),
-        ({"CPU": 32.0, "GPU": 8.0}, None, "auto", Cluster("cuda", 8, threads=4, reserved=2.0)),
-        ({"CPU": 32.0, "GPU": 8.0}, 2, "cuda", Cluster("cuda", 2, threads=16, reserved=8.0)),
-        ({"CPU": 8.0, "GPU": 2.0}, None, "cpu", Cluster("cpu", 2, threads=4, reserved=2.0)),
+        ([{"CPU": 2.0}], 2, "auto", Cluster("cpu", 2, threads=1, reserved=0.5)),
+        ([{"CPU": 64.0}], None, "auto", Cluster("cpu", 16, threads=4, reserved=2.0)),
+        ([{"CPU": 32.0, "GPU": 8.0}], None, "auto", Cluster("cuda", 8, threads=4, reserved=2.0)),
+        ([{"CPU": 32.0, "GPU": 8.0}], 2, "cuda", Cluster("cuda", 2, threads=16, reserved=8.0)),
+        ([{"CPU": 8.0, "GPU": 2.0}], None, "cpu", Cluster("cpu", 2, threads=4, reserved=2.0)),
+        ([{"CPU": 4.0}] * 8, 2, "auto", Cluster("cpu", 2, threads=4, reserved=2.0)),
+        ([{"CPU": 64.0}, *[{"CPU": 4.0, "GPU": 1.0}] * 2], None, "auto", Cluster("cuda", 2, 4, 2.0)),
     ],
 )
 def test_cards_are_taken_where_there_are_any(
-    resources: dict[str, float], workers: int | None, device: str, due: Cluster
+    machines: list[dict[str, float]], workers: int | None, device: str, due: Cluster
 ) -> None:
-    assert planned(resources, workers, device) == due
+    assert planned(machines, workers, device) == due
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_cards_are_taken_where_there_are_any(
 )
 def test_what_a_cluster_lacks_is_one_sentence(workers: int | None, device: str, words: str) -> None:
     with pytest.raises(EngineError, match=words):
-        planned({"CPU": 8.0, "GPU": 2.0}, workers, device)
+        planned([{"CPU": 8.0, "GPU": 2.0}], workers, device)
 
 
 def test_parts_come_whole_whatever_the_order_of_their_batches() -> None:
