@@ -2,7 +2,8 @@
 
 The queries, keys and values of a layer are one product, the layer scale is part of the weights, the
 normalisation of pixels is part of the patch embedding, positions are interpolated once, and the last layer is
-computed for the tokens that are asked for only. On an NVIDIA card GELU is part of the product before it.
+computed for the tokens that are asked for only. On an NVIDIA card GELU is part of the product before it,
+by its tanh formula.
 """
 
 import torch
