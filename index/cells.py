@@ -1,7 +1,6 @@
 """Cells for approximate search are found, tried out and added to an index."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from index.approximate import CELLS, Cells, FaissSearch, center_and_items, fill, import_faiss
-from index.card import write_card
-from index.manifest import Approximate, Manifest, manifest_to_json
+from index.manifest import Approximate, Manifest
 from index.search import recall_of, trial_of
-from index.store import MANIFEST, Index, file_sha256, load_index
-from index.work import bring_along, keep_or_clear, swap, work_folder
+from index.store import Index, load_index
+from index.work import keep_or_clear, save_with, swap, work_folder
 
 AIM = 0.99  # recall@10 that the number of probes is chosen for
 JUDGED = 500  # items that it is measured on
@@ -40,7 +38,8 @@ def add_cells(folder: Path, say: Callable[[str], None] = print) -> Manifest:
         say("Finding cells")
         cells = find_cells(index.embeddings, index.manifest.seed)
         approximate = choose_probes(index, cells, say)
-        manifest = _save(work, folder, replace(index.manifest, approximate=approximate), cells)
+        learnt = replace(index.manifest, approximate=approximate)
+        manifest = save_with(work, folder, learnt, CELLS, lambda new: write_cells(new, cells))
         swap(work, folder)
     return manifest
 
@@ -81,15 +80,3 @@ def write_cells(folder: Path, cells: Cells) -> None:
     columns = [center, pa.ListArray.from_arrays(offsets, pa.array(order))]
     table = pa.table(columns, schema=center_and_items(cells.centers.shape[1]))
     pq.write_table(table, folder / CELLS, compression="zstd")
-
-
-def _save(work: Path, folder: Path, manifest: Manifest, cells: Cells) -> Manifest:
-    """Writes `work`/index: the items as they are, the cells, a new manifest and a new card."""
-    new = work / "index"
-    shutil.rmtree(new, ignore_errors=True)
-    bring_along(folder, new, [name for name in manifest.files if name != CELLS])
-    write_cells(new, cells)
-    manifest = replace(manifest, files=manifest.files | {CELLS: file_sha256(new / CELLS)})
-    (new / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
-    write_card(manifest, new)
-    return manifest

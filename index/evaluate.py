@@ -1,7 +1,6 @@
 """Held-out items judged against an index, with plainer embeddings of the same items beside it."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,10 +15,9 @@ from embedding.encoder import Dinov2Encoder, Encoder, ModelError, choose_device,
 from embedding.parts import embed_here
 from index.build import pixel_rows, prepared_items
 from index.calibration import CALIBRATED_KS, calibrate, familiarity
-from index.card import write_card
 from index.hygiene import copies_of, find_leaks
 from index.live import AGREEMENT, agreement
-from index.manifest import Baseline, Evaluation, Manifest, Source, manifest_to_json
+from index.manifest import Baseline, Evaluation, Manifest, Source
 from index.quality import CURVE, VOTERS, NearestItems, judge
 from index.search import CHUNK, neighbors_of_queries, sample_items, vote_winners
 from index.source import Selection, SourceError, SourceRequest, read_source
@@ -28,11 +26,10 @@ from index.store import (
     LISTED_NEIGHBORS,
     HeldOutItem,
     Index,
-    file_sha256,
     load_index,
     write_held_out,
 )
-from index.work import PART, bring_along, embed_parts, keep_or_clear, swap, work_folder
+from index.work import PART, embed_parts, keep_or_clear, save_with, swap, work_folder
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
@@ -92,7 +89,8 @@ def evaluate_index(folder: Path, request: EvaluationRequest, say: Callable[[str]
         untrained = _untrained(index, held_out, model, request, work, say)
         say("Measuring")
         manifest, items = _judged(index, held_out, embeddings, untrained)
-        _save(work, folder, manifest, items)
+        write = partial(write_held_out, items=items, classes=manifest.classes)
+        manifest = save_with(work, folder, manifest, HELD_OUT, write)
         swap(work, folder)
     return manifest
 
@@ -307,14 +305,3 @@ def _nearest(
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)).astype(np.float32)
-
-
-def _save(work: Path, folder: Path, manifest: Manifest, items: list[HeldOutItem]) -> None:
-    """Writes `work`/index: the items as they are, the held-out ones, a new manifest and a new card."""
-    new = work / "index"
-    shutil.rmtree(new, ignore_errors=True)
-    bring_along(folder, new, [name for name in manifest.files if name != HELD_OUT])
-    write_held_out(new, items, manifest.classes)
-    manifest = replace(manifest, files=manifest.files | {HELD_OUT: file_sha256(new / HELD_OUT)})
-    (new / "manifest.json").write_text(manifest_to_json(manifest), encoding="utf-8")
-    write_card(manifest, new)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from embedding.parts import Embed, Part
+from index.card import write_card
+from index.manifest import Manifest, manifest_to_json
 from index.source import SourceError
+from index.store import MANIFEST, file_sha256
 
 PART = 512  # images between two points where an interrupted command can go on
 
@@ -71,6 +75,23 @@ def bring_along(folder: Path, into: Path, names: list[str]) -> None:
             os.link(folder / name, into / name)
         except OSError:  # a file system without hard links
             shutil.copy2(folder / name, into / name)
+
+
+def save_with(
+    work: Path, folder: Path, manifest: Manifest, name: str, write: Callable[[Path], object]
+) -> Manifest:
+    """Writes `work`/index: the files of the index in `folder` as they are, `name` anew, and what names it.
+
+    `write` gets the folder to write that file into. Returns the manifest with its checksum.
+    """
+    new = work / "index"
+    shutil.rmtree(new, ignore_errors=True)
+    bring_along(folder, new, [file for file in manifest.files if file != name])
+    write(new)
+    manifest = replace(manifest, files=manifest.files | {name: file_sha256(new / name)})
+    (new / MANIFEST).write_text(manifest_to_json(manifest), encoding="utf-8")
+    write_card(manifest, new)
+    return manifest
 
 
 def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
